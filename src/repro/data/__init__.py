@@ -1,0 +1,1 @@
+"""Data sets, video files, frame sampling and augmentation."""

@@ -1,0 +1,173 @@
+"""From stored frames and flow to the tensors that the two streams see.
+
+A *snippet* is one RGB frame and the stack of L flow fields around it. All randomness of a training sample comes from
+(seed, epoch, clip id), so the number of loader processes, their order and a restart change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol as TypingProtocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from repro.data.catalog import Clip
+from repro.data.sampling import sample_rng, segment_indices, spaced_indices
+from repro.data.transforms import View, apply_view, full_views, random_view, ten_views
+from repro.data.transforms import centre_view as one_centre_view
+from repro.errors import ReproError
+
+
+class Stored(TypingProtocol):
+    """What is read from one stored clip (`repro.flow.store.StoredClip`)."""
+
+    n_frames: int
+    n_flow: int
+    height: int
+    width: int
+
+    def rgb(self, indices: Sequence[int]) -> Tensor: ...
+    def flow(self, indices: Sequence[int]) -> Tensor: ...
+    def close(self) -> None: ...
+
+
+class Store(TypingProtocol):
+    """What opens a stored clip by its id (`repro.flow.store.ClipStore`)."""
+
+    def open(self, clip_id: str) -> Stored: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How snippets are cut from a clip.
+
+    `snippets` T per clip; `flow_frames` L fields per stack; `crop` side in px that enters the network; `scales` crop
+    sides as shares of the shorter side (TSN's multi-scale cropping); `flip` mirrors half of the training samples;
+    `subtract_mean_flow` takes each field's mean from it.
+    """
+
+    snippets: int
+    flow_frames: int
+    crop: int
+    scales: tuple[float, ...] = (1.0, 0.875, 0.75, 0.66)  # TSN (2016), Sec. 3.2
+    flip: bool = True
+    streams: tuple[str, ...] = ("rgb", "flow")
+    subtract_mean_flow: bool = False
+
+
+def snippet_tensors(stored: Stored, starts: np.ndarray, flow_frames: int, streams: Sequence[str]) -> dict[str, Tensor]:
+    """Read the snippets that begin at `starts` (T,).
+
+    Returns uint8 tensors `rgb` (T, 3, H, W) and `flow` (T, 2L, H, W) with channels u1, v1, u2, v2, ... The RGB frame is
+    the middle one of its stack, so that both streams look at the same moment. Fields past the end of a clip that is
+    shorter than a stack repeat the last one.
+    """
+    out: dict[str, Tensor] = {}
+    if "rgb" in streams:
+        middle = np.minimum(starts + flow_frames // 2, stored.n_frames - 1)
+        out["rgb"] = stored.rgb([int(i) for i in middle])  # (T, 3, H, W)
+    if "flow" in streams:
+        if stored.n_flow < 1:
+            raise ReproError("a clip with fewer than two frames has no optical flow: leave it out of the data set")
+        fields = np.minimum(starts[:, None] + np.arange(flow_frames), stored.n_flow - 1)
+        flow = stored.flow([int(i) for i in fields.reshape(-1)])  # (T L, 2, H, W)
+        out["flow"] = flow.view(len(starts), 2 * flow_frames, *flow.shape[-2:])  # (T, 2L, H, W)
+    return out
+
+
+class TrainingSamples(TorchDataset[dict[str, Tensor]]):
+    """Augmented training samples, addressed by (epoch, position of the clip)."""
+
+    def __init__(self, store: Store, clips: Sequence[Clip], sampling: Sampling, seed: int) -> None:
+        self.store, self.clips, self.sampling, self.seed = store, list(clips), sampling, seed
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
+        epoch, position = item
+        clip, s = self.clips[position], self.sampling
+        rng = sample_rng(self.seed, epoch, clip.id)
+        stored = self.store.open(clip.id)
+        try:
+            starts = segment_indices(stored.n_frames, s.snippets, s.flow_frames + 1, rng)
+            view = random_view(stored.height, stored.width, s.crop, s.scales, rng, flip=s.flip)
+            raw = snippet_tensors(stored, starts, s.flow_frames, s.streams)
+        finally:
+            stored.close()
+        sample = {k: apply_view(x, view, s.crop, is_flow=k == "flow") for k, x in raw.items()}
+        sample["label"] = torch.tensor(clip.label)
+        return sample
+
+
+class EndlessOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, position), each epoch a new permutation of all clips, without end and without remainders.
+
+    Batch i is a pure function of (seed, i): a run resumed at iteration i sees what it would have seen.
+    """
+
+    def __init__(self, n_clips: int, batch: int, seed: int, first: int, last: int) -> None:
+        self.n, self.batch, self.seed, self.first, self.last = n_clips, batch, seed, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        known, order = -1, np.arange(self.n)
+        for i in range(self.first, self.last):
+            items = []
+            for j in range(i * self.batch, (i + 1) * self.batch):
+                epoch = j // self.n
+                if epoch != known:
+                    known, order = epoch, sample_rng(self.seed, epoch, "order of the clips").permutation(self.n)
+                items.append((epoch, int(order[j % self.n])))
+            yield items
+
+
+@dataclass(frozen=True)
+class TestViews:
+    """A test protocol: `snippets` equally spaced per clip, seen through `views`: centre, ten (corners, centre and their
+    mirrors), full (the whole frame, for fully convolutional networks) or full+flip."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of the name
+
+    name: str
+    snippets: int
+    views: str
+
+    def of(self, height: int, width: int, crop: int) -> list[View]:
+        """The views of one frame size."""
+        if self.views == "centre":
+            return [one_centre_view(height, width, crop)]
+        if self.views == "ten":
+            return ten_views(height, width, crop)
+        whole = full_views(height, width)
+        return whole if self.views == "full+flip" else whole[:1]
+
+
+class TestSamples(TorchDataset[dict[str, Tensor]]):
+    """Every view of every clip: `rgb` (V, T, 3, h, w) and `flow` (V, T, 2L, h, w), V views, uint8."""
+
+    __test__ = False
+
+    def __init__(self, store: Store, clips: Sequence[Clip], sampling: Sampling, protocol: TestViews) -> None:
+        self.store, self.clips, self.sampling, self.protocol = store, list(clips), sampling, protocol
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        clip, s = self.clips[position], self.sampling
+        stored = self.store.open(clip.id)
+        try:
+            starts = spaced_indices(stored.n_frames, self.protocol.snippets, s.flow_frames + 1)
+            raw = snippet_tensors(stored, starts, s.flow_frames, s.streams)
+            views = self.protocol.of(stored.height, stored.width, s.crop)
+        finally:
+            stored.close()
+        size = None if self.protocol.views.startswith("full") else s.crop
+        return {k: torch.stack([apply_view(x, v, size, is_flow=k == "flow") for v in views]) for k, x in raw.items()}

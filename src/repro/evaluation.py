@@ -1,0 +1,95 @@
+"""Test protocols: raw logits per video, which everything else is computed from.
+
+A score never travels without its protocol. Logits are averaged over views (crops and mirrors); what a network does with
+the snippets of a clip is its own matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from repro.data.catalog import Clip
+from repro.data.clips import Sampling, Store, TestSamples, TestViews
+from repro.errors import ReproError, nearest
+from repro.training import pick_device, precision, to_network
+
+PROTOCOLS: dict[str, TestViews] = {
+    p.name: p
+    for p in (
+        TestViews("25x10", 25, "ten"),  # Simonyan & Zisserman (2014), Sec. 5; TSN (2016), Sec. 3.4
+        TestViews("25fc", 25, "full+flip"),  # ST-ResNet (2016), Sec. 3.4: fully convolutional, with mirrors
+        TestViews("25x1", 25, "centre"),  # 25 frames, centre crop (ledger stilt-L16)
+        TestViews("quick", 8, "full"),  # ours, for small networks: 8 snippets of the whole frame
+        TestViews("smoke", 2, "full"),  # ours, only to prove the path
+    )
+}
+
+
+def protocol(name: str) -> TestViews:
+    """The protocol of that name; an unknown one is an error with the nearest name."""
+    if name not in PROTOCOLS:
+        raise ReproError(f"unknown protocol '{name}'{nearest(name, PROTOCOLS)}: use one of {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def batches_of_views(samples: TestSamples, workers: int = 0, at_once: int = 256) -> Iterator[dict[str, Tensor]]:
+    """Consecutive clips whose views have equal shapes, stacked: `rgb` (n, V, T, 3, h, w), `flow` (n, V, T, 2L, h, w).
+
+    n V T is at most `at_once` snippets, so that 25 x 10 views do not ask for eight times the memory of 25; n is 1 at
+    least and 8 at most.
+    """
+    loader = DataLoader(
+        samples, batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None
+    )
+    waiting: list[dict[str, Tensor]] = []
+    for sample in loader:
+        views, snippets = next(iter(sample.values())).shape[:2]
+        full = len(waiting) == max(1, min(8, at_once // (views * snippets)))
+        if waiting and (full or any(waiting[0][k].shape != sample[k].shape for k in sample)):
+            yield {k: torch.stack([s[k] for s in waiting]) for k in waiting[0]}
+            waiting = []
+        waiting.append(sample)
+    if waiting:
+        yield {k: torch.stack([s[k] for s in waiting]) for k in waiting[0]}
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    store: Store,
+    clips: Sequence[Clip],
+    sampling: Sampling,
+    views: TestViews,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Logits of every clip, one array (clips, width) float32 per output of the model, in the order of `clips`.
+
+    The model is called with `rgb` (B, T, 3, h, w) and `flow` (B, T, 2L, h, w), B running over clips and views; its
+    outputs (B, width) are averaged over the views of a clip.
+    """
+    if not clips:
+        raise ReproError("there is no clip to test: check the split, the fold and the data set")
+    device = pick_device(str(device))
+    model.to(device).to(memory_format=torch.channels_last).eval()
+    collected: dict[str, list[np.ndarray]] = {}
+    done = 0
+    for batch in batches_of_views(TestSamples(store, clips, sampling, views), workers):
+        n, v = next(iter(batch.values())).shape[:2]
+        with precision(device):
+            outputs = model(
+                **to_network({k: x.flatten(0, 1) for k, x in batch.items()}, device, sampling)
+            )  # (n V, width)
+        for name, logits in outputs.items():
+            collected.setdefault(name, []).append(logits.float().unflatten(0, (n, v)).mean(1).cpu().numpy())
+        done += n
+        if progress:
+            progress(done, len(clips))
+    return {name: np.concatenate(parts) for name, parts in collected.items()}

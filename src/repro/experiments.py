@@ -1,0 +1,407 @@
+"""Memoised runs: what is trained, how its identity is computed, and who already did it.
+
+An `Experiment` says everything that decides an outcome. A `Lab` is a data set, a store of frames and flow, and a
+library of finished runs: asked for a run it returns the finished one, or prepares the clips, trains, evaluates and
+files it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import multiprocessing
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from repro.data.catalog import Clip, Dataset
+from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
+from repro.errors import ReproError
+from repro.evaluation import evaluate, protocol
+from repro.flow.extract import die_with_parent, extract
+from repro.flow.extract import estimate as estimate_flow
+from repro.flow.store import ClipStore
+from repro.models.count import multiply_adds
+from repro.results import FIRST, Library, Result, provenance, repeats, run_key
+from repro.training import History, Recipe, pick_device, train
+
+# Multiply-adds a second that training reaches, for the time estimate only: one CPU thread (measured 36e9 for a
+# quarter-width ResNet-50, halved for decoding and augmentation) and one data-centre GPU in bf16 (a cautious guess).
+RATES = {"cpu": 18e9, "cuda": 20e12}
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a paper's tables as something that can be trained.
+
+    `build(num_classes)` makes the network; like the name it does not enter the key. `per_class` keeps that many clips
+    of each class for training and for testing; `fold` (k, n) trains on all but the k-th of n group-wise folds of the
+    training clips and tests on that fold, which is how recipes are tuned without looking at test clips.
+    """
+
+    paper: str
+    name: str
+    preset: str
+    config: Mapping[str, Any]
+    recipe: Recipe
+    sampling: Sampling
+    protocol: str
+    build: Callable[[int], nn.Module] = field(compare=False, repr=False)
+    per_class: tuple[int, int] | None = None
+    fold: tuple[int, int] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the outcome, as plain values."""
+        out: dict[str, Any] = {
+            "paper": self.paper,
+            "config": dict(self.config),
+            "recipe": dataclasses.asdict(self.recipe),
+            "sampling": dataclasses.asdict(self.sampling),
+            "protocol": self.protocol,
+        }
+        if self.per_class:
+            out["per_class"] = list(self.per_class)
+        if self.fold:
+            out["fold"] = list(self.fold)
+        plain: dict[str, Any] = json.loads(json.dumps(out))  # as it is read back: lists for tuples
+        return plain
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a piece of work will cost, roughly: seconds of flow and of training on this machine, bytes on disk."""
+
+    runs: int
+    pairs: int
+    flow_seconds: float
+    train_seconds: float
+    store_bytes: int
+
+    def __str__(self) -> str:
+        total = self.flow_seconds + self.train_seconds
+        return (
+            f"{self.runs} runs to train ({_duration(self.train_seconds)}), {self.pairs} flow fields to compute "
+            f"({_duration(self.flow_seconds)}), {self.store_bytes / 1e6:.0f} MB of disk; "
+            f"in all about {_duration(total)}"
+        )
+
+
+def fold_of(groups: Iterable[str], folds: int) -> dict[str, int]:
+    """Assign each group to one of `folds` folds of nearly equal size, by the order of a hash of its name."""
+    ordered = sorted(set(groups), key=lambda g: hashlib.blake2b(g.encode()).digest())
+    return {group: i % folds for i, group in enumerate(ordered)}
+
+
+def thin(clips: Sequence[Clip], per_class: int) -> tuple[Clip, ...]:
+    """Keep `per_class` clips of each label, chosen by a hash of the id."""
+    kept: dict[int, list[Clip]] = {}
+    for clip in sorted(clips, key=lambda c: hashlib.blake2b(c.id.encode()).digest()):
+        chosen = kept.setdefault(clip.label, [])
+        if len(chosen) < per_class:
+            chosen.append(clip)
+    return tuple(sorted((c for group in kept.values() for c in group), key=lambda c: c.id))
+
+
+class Lab:
+    """Where experiments are run: one data set and split, one store, one library of results."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        store: ClipStore,
+        library: Library,
+        *,
+        split: str,
+        runs_dir: Path,
+        device: str = "auto",
+        workers: int = 0,
+        on_error: Literal["skip", "raise"] = "raise",
+        flow_root: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.dataset, self.store, self.library, self.split, self.runs_dir = dataset, store, library, split, runs_dir
+        self.device, self.workers, self.on_error = pick_device(device), workers, on_error
+        self.flow_root, self.progress = flow_root, progress
+        self.unusable: dict[str, str] = {}  # clip id -> why it was left out
+
+    # -- identity ---------------------------------------------------------------------------------------------------
+
+    def key(self, experiment: Experiment, seed: int) -> str:
+        """The run's key: configuration, data fingerprint, split, store settings, seed and protocol; not the code."""
+        return run_key(
+            {
+                **experiment.identity(),
+                "dataset": self.dataset.name,
+                "fingerprint": self.dataset.fingerprint,
+                "split": self.split,
+                "store": dataclasses.asdict(self.store.settings),
+                "seed": seed,
+            }
+        )
+
+    def clips(self, experiment: Experiment) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+        """Training and test clips of an experiment, without those that could not be decoded."""
+        training = self.dataset.select(self.split, "train")
+        testing = self.dataset.select(self.split, "test")
+        if experiment.fold:
+            k, n = experiment.fold
+            folds = fold_of((c.group for c in training), n)
+            testing = tuple(c for c in training if folds[c.group] == k)
+            training = tuple(c for c in training if folds[c.group] != k)
+        if experiment.per_class:
+            training, testing = (thin(p, n) for p, n in zip((training, testing), experiment.per_class, strict=True))
+        usable = (tuple(c for c in part if c.id not in self.unusable) for part in (training, testing))
+        return next(usable), next(usable)
+
+    def has(self, experiment: Experiment, seed: int) -> bool:
+        """Whether the run is in the library already."""
+        return self.key(experiment, seed) in self.library
+
+    # -- cost -------------------------------------------------------------------------------------------------------
+
+    def estimate(self, runs: Sequence[tuple[Experiment, int]]) -> Estimate:
+        """What the runs of the list that are not in the library would cost."""
+        todo = [(e, s) for e, s in runs if not self.has(e, s)]
+        clips = {c.id: c for e, _ in todo for part in self.clips(e) for c in part}
+        absent = [c for c in clips.values() if not self.store.has(c.id)]
+        pairs, flow_seconds, size = estimate_flow(self.dataset, self.store, absent)
+        different = {self.key(e, 0): e for e, _ in todo}  # seeds cost the same, and building a network takes time
+        seconds = {key: self._train_seconds(e) for key, e in different.items()}
+        return Estimate(len(todo), pairs, flow_seconds, sum(seconds[self.key(e, 0)] for e, _ in todo), size)
+
+    def _train_seconds(self, experiment: Experiment) -> float:
+        s = experiment.sampling
+        model = experiment.build(len(self.dataset.classes))
+        inputs = {
+            "rgb": torch.zeros(1, 1, 3, s.crop, s.crop) if "rgb" in s.streams else None,
+            "flow": torch.zeros(1, 1, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None,
+        }
+        one_snippet = multiply_adds(model, *inputs.values())
+        training, testing = self.clips(experiment)
+        views = protocol(experiment.protocol)
+        forward = (len(training) + len(testing)) * views.snippets * {"ten": 10, "full+flip": 3}.get(views.views, 1.3)
+        steps = experiment.recipe.iterations * experiment.recipe.batch * s.snippets
+        return one_snippet * (3 * steps + forward) / RATES[self.device.type]
+
+    # -- work -------------------------------------------------------------------------------------------------------
+
+    def prepare(self, clips: Iterable[Clip]) -> None:
+        """Decode clips and compute their flow where the store does not hold them yet."""
+        absent = [c for c in clips if not self.store.has(c.id) and c.id not in self.unusable]
+        if not absent:
+            return
+        done = itertools.count(1)
+        report = extract(
+            self.dataset, self.store, absent, workers=max(1, self.workers), on_error=self.on_error,
+            flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
+        )  # fmt: skip
+        self.unusable.update(report.failed)
+
+    def run(self, experiment: Experiment, seed: int) -> Result:
+        """The run's result: from the library, else trained, evaluated and filed."""
+        key = self.key(experiment, seed)
+        if key in self.library:
+            return self.library.get(key)
+        model, history, (training, testing) = self._trained(experiment, seed)
+        arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
+        outputs: list[str] = []
+        for part, clips in (("train", training), ("test", testing)):
+            logits = self.evaluate(model, experiment, clips)
+            arrays |= {f"{part}_{name}": x.astype(np.float16) for name, x in logits.items()} | _who(part, clips)
+            outputs = sorted(logits)
+        row = self._row(experiment, seed, key, outputs, history)
+        result = Result(row, arrays)
+        self.library.put(result)
+        return result
+
+    def derived(
+        self, experiment: Experiment, seed: int, name: str, settings: Mapping[str, Any], outputs: Sequence[str],
+        compute: Callable[[nn.Module, tuple[Clip, ...], tuple[Clip, ...]], dict[str, np.ndarray]],
+    ) -> Result:  # fmt: skip
+        """A run of its own that starts from a trained network: an SVM on its features, maps of its attention.
+
+        `compute(model, training clips, test clips)` returns the arrays to keep; `outputs` names the scores among them.
+        """
+        base = self.key(experiment, seed)
+        key = run_key({"of": base, "name": name, "settings": dict(settings)})
+        if key in self.library:
+            return self.library.get(key)
+        began = time.monotonic()
+        model, history, (training, testing) = self._trained(experiment, seed)
+        arrays = compute(model, training, testing) | _who("train", training) | _who("test", testing)
+        row = self._row(experiment, seed, key, list(outputs), history)
+        row |= {"experiment": f"{experiment.name}+{name}", "derived": {"of": base, "settings": dict(settings)}}
+        row["provenance"]["seconds"] = round(time.monotonic() - began, 1)
+        result = Result(row, arrays)
+        self.library.put(result)
+        return result
+
+    def evaluate(self, model: nn.Module, experiment: Experiment, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+        """Scores of clips under the experiment's protocol, (clips, width) per output of the model."""
+        return evaluate(
+            model, self.store, clips, experiment.sampling, protocol(experiment.protocol), device=self.device,
+            workers=self.workers, progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
+        )  # fmt: skip
+
+    def first_losses(self, experiment: Experiment, seed: int) -> list[float]:
+        """The first losses of a run, from the code as it is now; nothing is stored."""
+        training, _ = self.clips(experiment)
+        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
+        self.prepare(self._first_clips(experiment, training, seed))
+        torch.manual_seed(seed)
+        model = experiment.build(len(self.dataset.classes))
+        return train(model, samples, experiment.recipe, device=self.device, stop_after=FIRST).losses
+
+    def verify(self, experiment: Experiment, seed: int) -> bool:
+        """Whether a stored run still begins with the same losses."""
+        row = self.library.get(self.key(experiment, seed)).row
+        self.unusable.update(row["left_out"])  # the order of the clips depends on how many there are
+        return repeats(row, self.first_losses(experiment, seed))
+
+    def repeat(self, experiment: Experiment, seed: int) -> History:
+        """Train a run again from scratch, keeping nothing."""
+        training, _ = self.clips(experiment)
+        self.prepare(training)
+        torch.manual_seed(seed)
+        model = experiment.build(len(self.dataset.classes))
+        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
+        return train(model, samples, experiment.recipe, device=self.device, workers=self.workers)
+
+    def run_all(self, runs: Sequence[tuple[Experiment, int]], processes: int = 1) -> None:
+        """Do many runs, several processes side by side with one thread each; finished ones are skipped."""
+        todo = [(e, s) for e, s in runs if not self.has(e, s)]
+        self.prepare({c.id: c for e, _ in todo for part in self.clips(e) for c in part}.values())
+        if processes <= 1 or len(todo) <= 1:
+            for experiment, seed in todo:
+                self.run(experiment, seed)
+            return
+        others = set(multiprocessing.active_children())
+        pool = ProcessPoolExecutor(
+            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        )
+        try:
+            jobs = [pool.submit(_run_quietly, self, e, s) for e, s in todo]
+            for done, job in enumerate(as_completed(jobs), start=1):
+                job.result()
+                self._tell("runs", done, len(jobs))
+        except BrokenProcessPool as error:
+            raise ReproError(
+                "a training process died (out of memory?): use fewer processes; finished runs and checkpoints are kept"
+            ) from error
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # a run takes hours, and its checkpoint bears it
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+            self.library = Library(self.library.own, self.library.recorded)
+
+    def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
+        """The trained network, from its checkpoint when there is one, and the clips it belongs to."""
+        self.prepare(c for part in self.clips(experiment) for c in part)
+        training, testing = self.clips(experiment)
+        torch.manual_seed(seed)
+        model = experiment.build(len(self.dataset.classes))
+        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
+        folder = self.runs_dir / "checkpoints" / self.key(experiment, seed)
+        history = train(
+            model, samples, experiment.recipe, device=self.device, run_dir=folder, workers=self.workers,
+            progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
+        )  # fmt: skip
+        return model, history, (training, testing)
+
+    def forget(self, experiment: Experiment, seed: int) -> None:
+        """Remove a run's checkpoint."""
+        shutil.rmtree(self.runs_dir / "checkpoints" / self.key(experiment, seed), ignore_errors=True)
+
+    def _first_clips(self, experiment: Experiment, training: Sequence[Clip], seed: int) -> list[Clip]:
+        order = EndlessOrder(len(training), experiment.recipe.batch, seed, 0, FIRST)
+        return [training[position] for batch in order for _, position in batch]
+
+    def _row(
+        self, experiment: Experiment, seed: int, key: str, outputs: Sequence[str], history: History
+    ) -> dict[str, Any]:
+        variant = experiment.name.partition("/")[0]  # what follows says which fold
+        return {
+            "key": key,
+            "paper": experiment.paper,
+            "experiment": experiment.name,
+            "preset": experiment.preset,
+            "dataset": self.dataset.name,
+            "classes": list(self.dataset.classes),
+            "fingerprint": self.dataset.fingerprint,
+            "split": self.split,
+            "seed": seed,
+            "store": dataclasses.asdict(self.store.settings),
+            "identity": experiment.identity(),
+            "outputs": list(outputs),
+            "left_out": dict(self.unusable),
+            "command": f"repro train {experiment.paper} {variant} --dataset {self.dataset.name} "
+            f"--split {self.split} --seeds {seed} --preset {experiment.preset}"
+            + (f" --fold {experiment.fold[0] + 1}/{experiment.fold[1]}" if experiment.fold else ""),
+            "provenance": {
+                **provenance(_device_name(self.device)),
+                "seconds": round(history.seconds, 1),
+                "first_losses": [round(x, 6) for x in history.losses[:FIRST]],
+            },
+        }
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self.progress:
+            self.progress(what, done, total)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "progress": None}
+
+
+def _who(part: str, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
+    return {
+        f"{part}_ids": np.array([c.id for c in clips], dtype=np.str_),
+        f"{part}_labels": np.array([c.label for c in clips], np.int16),
+        f"{part}_groups": np.array([c.group for c in clips], dtype=np.str_),
+    }
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=die_with_parent, daemon=True).start()
+
+
+def _run_quietly(lab: Lab, experiment: Experiment, seed: int) -> str:
+    return lab.run(experiment, seed).key
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def seeds_of(value: str | int, known: Sequence[int] = (1, 2, 3)) -> list[int]:
+    """Read the `seeds` parameter: 1, "1,2" or "all" (those that the book records)."""
+    if str(value).strip() == "all":
+        return list(known)
+    try:
+        found = [int(part) for part in str(value).split(",")]
+    except ValueError:
+        raise ReproError(f'seeds={value!r} is not understood: write 1, "1,2" or "all"') from None
+    return found

@@ -1,0 +1,1 @@
+"""Optical flow: computing it, storing it beside the frames, reading what other tools stored."""

@@ -1,0 +1,298 @@
+"""Frames and flow of a video in one file: JPEG images with random access, a checksum each.
+
+A file is, little-endian: magic (8 bytes), version, length of the JSON header, number of images, CRC32 of all that
+precedes the images (4 bytes each), the JSON header, the index (offset, length, CRC32 per image), the images: T
+frames, then the T - 1 fields, if any. A field is one grey JPEG: u, padded to whole 8x8 blocks so that u and v share
+none, and v to the right of it, 8 bits each.
+
+The directory holds `settings.json`; every file in it was written with these settings. A file appears whole or not at
+all: it is written under another name, flushed and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+import time
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from repro.errors import ReproError
+
+MAGIC, VERSION, SUFFIX = b"reproclp", 1, ".clip"
+HEAD = struct.Struct(
+    "<8sIIII"
+)  # magic, version, length of the JSON, images, CRC32 of head (with 0 here), JSON and index
+INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
+ZERO = 128  # the byte that means 0 px
+BLOCK = 8  # px, side of a JPEG block
+STALE = 3600.0  # seconds: writing takes less than one, so an older temporary file belongs to a process that was killed
+LONGEST = 180  # bytes of a file name; file systems allow 255
+
+
+class StoreError(ReproError):
+    """A stored file or directory that cannot be used."""
+
+
+def quantise(flow_px: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]:
+    """Flow in px to bytes: a step is 2 bound / 255 px, 0 px is exactly 128, values beyond +-bound are clipped."""
+    # DEVIATION: TSN and denseflow round 255 (v + bound) / (2 bound), half a step less: 0 px falls on 127.5, no byte.
+    q: NDArray[np.uint8] = np.clip(np.rint(flow_px * (255 / (2 * bound))) + ZERO, 0, 255).astype(np.uint8)
+    return q
+
+
+def dequantise(q: NDArray[np.uint8], bound: float) -> NDArray[np.float32]:
+    """Undo `quantise` to half a step, exactly at 128."""
+    return (q.astype(np.float32) - ZERO) * np.float32(2 * bound / 255)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the files of one directory have in common."""
+
+    short_side: int  # px; frames are reduced to it
+    quality: int  # JPEG
+    bound: float  # px; flow is clipped there
+    flow_backend: str | None  # `repro.flow.tvl1.backend_name()`; None: frames only
+
+
+class ClipStore:
+    """A directory of stored clips. Safe for any number of processes: the last writer of a clip wins, readers see
+    whole files."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        short_side: int,
+        quality: int = 95,
+        bound: float = 20.0,
+        flow_backend: str | None = None,
+    ) -> None:
+        """Open `root`, made if missing. A directory with other settings raises StoreError; one of frames only can be
+        given a backend, and one with flow can be opened for its frames."""
+        self.root = Path(root)
+        wanted = Settings(short_side, quality, float(bound), flow_backend)
+        path = self.root / "settings.json"
+        found = self._read_settings(path)
+        if found is None or found == replace(wanted, flow_backend=None) != wanted:
+            _write_atomically(path, [json.dumps({"version": VERSION, **asdict(wanted)}, indent=1).encode()])
+            found = wanted
+        for name, value in asdict(wanted).items():
+            if (kept := getattr(found, name)) != value and not (name == "flow_backend" and value is None):
+                raise StoreError(f"{self.root} was made with {name} {kept}, not {value}: use another directory")
+        self.settings = wanted
+
+    @staticmethod
+    def _read_settings(path: Path) -> Settings | None:
+        try:
+            values = json.loads(path.read_text())
+            if values.pop("version") != VERSION:
+                raise ValueError
+            return Settings(**values)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{path} is damaged or of another version: delete its directory") from error
+
+    def path(self, clip_id: str) -> Path:
+        """The file of a clip: the id with odd characters percent-encoded, very long names shortened with a hash."""
+        *folders, name = (_safe(part) for part in clip_id.split("/"))
+        return self.root.joinpath(*folders, name + SUFFIX)
+
+    def has(self, clip_id: str, flow: bool = True) -> bool:
+        """Whether the clip is stored (with flow): reads the header only, not the images."""
+        try:
+            with self.open(clip_id) as stored:
+                return stored.flow_backend is not None or not flow
+        except StoreError:
+            return False
+
+    def write(self, clip_id: str, frames: NDArray[np.uint8], flow: NDArray[Any] | None = None) -> None:
+        """Store frames (T, H, W, 3) uint8 RGB and, when given, flow (T - 1, 2, H, W), float px or bytes from
+        `quantise`."""
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+            raise ValueError(f"frames must be (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")
+        bgr = (cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames)
+        size = (len(frames), frames.shape[1], frames.shape[2])
+        self._write(clip_id, size, [self._jpeg(image) for image in bgr], flow)
+
+    def add_flow(self, clip_id: str, flow: NDArray[Any]) -> None:
+        """Give a stored clip flow, (T - 1, 2, H, W) as in `write`; its frames stay as they are, bit by bit."""
+        with self.open(clip_id) as stored:
+            size = (stored.n_frames, stored.height, stored.width)
+            images = [stored.blob(index) for index in range(stored.n_frames)]
+        self._write(clip_id, size, images, flow)
+
+    def open(self, clip_id: str) -> StoredClip:
+        """Open a stored clip; StoreError when it is missing or its header is damaged."""
+        return StoredClip(self.path(clip_id), clip_id)
+
+    def remove_stale(self, older_than: float = STALE) -> None:
+        """Delete the temporary files, at least that many seconds old, that killed processes left."""
+        for path in self.root.rglob(".*.tmp"):
+            with contextlib.suppress(FileNotFoundError):  # another process is writing, or deleting as we are
+                if time.time() - path.stat().st_mtime >= older_than:
+                    path.unlink()
+
+    def _write(self, clip_id: str, size: tuple[int, int, int], images: list[bytes], flow: NDArray[Any] | None) -> None:
+        n_frames, height, width = size
+        if flow is not None:
+            if self.settings.flow_backend is None:
+                raise StoreError(f"{self.root} was opened for frames only: name a flow_backend to store flow")
+            if flow.shape != (n_frames - 1, 2, height, width):
+                raise ValueError(f"flow must be {(n_frames - 1, 2, height, width)}, not {flow.shape}")
+            fields = flow if flow.dtype == np.uint8 else quantise(flow, self.settings.bound)
+            pad = -width % BLOCK
+            wide = (np.concatenate([np.pad(u, ((0, 0), (0, pad)), mode="edge"), v], axis=1) for u, v in fields)
+            images = images + [self._jpeg(image) for image in wide]
+        backend = self.settings.flow_backend if flow is not None else None
+        meta = {"id": clip_id, "frames": n_frames, "height": height, "width": width, "flow_backend": backend}
+        header = json.dumps(meta).encode()
+        index = np.zeros(len(images), INDEX)
+        index["length"] = [len(image) for image in images]
+        index["crc"] = [zlib.crc32(image) for image in images]
+        start = HEAD.size + len(header) + index.nbytes
+        index["offset"] = start + np.cumsum(index["length"], dtype=np.uint64) - index["length"]
+        rest = header + index.tobytes()
+        crc = zlib.crc32(rest, zlib.crc32(HEAD.pack(MAGIC, VERSION, len(header), len(images), 0)))
+        head = HEAD.pack(MAGIC, VERSION, len(header), len(images), crc)
+        _write_atomically(self.path(clip_id), [head, rest, *images])
+
+    def _jpeg(self, image: NDArray[np.uint8]) -> bytes:
+        # full colour resolution: small coloured things would lose their colour to 4:2:0
+        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444] if image.ndim == 3 else []
+        return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality, *sampling])[1].tobytes()
+
+
+class StoredClip:
+    """One stored clip, open for reading: `n_frames`, `n_flow`, `height`, `width`, `flow_backend`. Close it, or use it
+    in `with`."""
+
+    def __init__(self, path: Path, clip_id: str) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise StoreError(f"{clip_id} is not stored (no {path}): extract it first") from None
+        except ValueError as error:  # an empty file cannot be mapped
+            raise self._damaged("empty") from error
+        try:
+            self._read_header(clip_id)
+        except StoreError:
+            self.close()
+            raise
+
+    def _read_header(self, clip_id: str) -> None:
+        if len(self._map) < HEAD.size:
+            raise self._damaged("cut short")
+        magic, version, n_header, n_images, crc = HEAD.unpack_from(self._map)
+        if magic != MAGIC or version != VERSION:
+            raise self._damaged(f"no stored clip of version {VERSION}")
+        start = HEAD.size + n_header + n_images * INDEX.itemsize
+        rest = self._map[HEAD.size : start]
+        if zlib.crc32(rest, zlib.crc32(HEAD.pack(magic, version, n_header, n_images, 0))) != crc:
+            raise self._damaged("wrong checksum of the header")
+        meta = json.loads(rest[:n_header])
+        if meta["id"] != clip_id:  # file systems that ignore case
+            raise StoreError(
+                f"{self.path} holds the clip {meta['id']}, not {clip_id}: give each data set its own store"
+            )
+        self._index = np.frombuffer(rest, INDEX, offset=n_header)
+        if len(self._map) != start + int(self._index["length"].sum()):
+            raise self._damaged("cut short or added to")
+        self.n_frames, self.height, self.width = int(meta["frames"]), int(meta["height"]), int(meta["width"])
+        self.n_flow = n_images - self.n_frames
+        self.flow_backend: str | None = meta["flow_backend"]
+
+    def rgb(self, indices: Sequence[int]) -> Tensor:
+        """Frames by number: (n, 3, H, W) uint8."""
+        return self._images(indices, 0, self.n_frames, (3, self.height, self.width))
+
+    def flow(self, indices: Sequence[int]) -> Tensor:
+        """Fields by number, field i from frame i to frame i + 1: (n, 2, H, W) uint8, see `dequantise`."""
+        if self.flow_backend is None:
+            raise StoreError(f"{self.path} holds frames only: extract the flow first")
+        left = self.width + -self.width % BLOCK
+        shape = (1, self.height, left + self.width)
+        wide = self._images(indices, self.n_frames, self.n_flow, shape)  # (n, 1, H, 8k + W)
+        return torch.cat([wide[..., : self.width], wide[..., left:]], dim=1)
+
+    def blob(self, index: int) -> bytes:
+        """The JPEG bytes of an image, checked: frames first, then fields."""
+        entry = self._index[index]
+        data = self._map[int(entry["offset"]) : int(entry["offset"]) + int(entry["length"])]
+        if zlib.crc32(data) != entry["crc"]:
+            raise self._damaged(f"wrong checksum of image {index}")
+        return data
+
+    def close(self) -> None:
+        """Release the file; twice does no harm."""
+        self._map.close()
+
+    def __enter__(self) -> StoredClip:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _images(self, indices: Sequence[int], first: int, count: int, shape: tuple[int, int, int]) -> Tensor:
+        wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)  # short clips repeat their last
+        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < count:
+            raise IndexError(f"{self.path}: indices {wanted[0]} to {wanted[-1]} of {count}")
+        out = np.empty((len(wanted), *shape), np.uint8)
+        for row, index in enumerate(wanted):
+            data = np.frombuffer(self.blob(first + int(index)), np.uint8)
+            # torchvision's decode_jpeg gives the same bytes, but is deprecated and twice as slow into this layout
+            image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR if shape[0] == 3 else cv2.IMREAD_GRAYSCALE)
+            out[row] = cv2.split(image)[::-1]  # BGR planes
+        return torch.from_numpy(out[where.reshape(-1)])
+
+    def _damaged(self, how: str) -> StoreError:
+        return StoreError(f"{self.path} is damaged ({how}): delete it and extract again")
+
+
+def _safe(part: str) -> str:
+    """One part of a clip id as a file name: readable, valid on every file system, injective but for letter case."""
+    keep = " _-+!&()[],=@#.~"
+    out = "".join(c if c.isalnum() or c in keep else quote(c, safe="", errors="surrogateescape") for c in part)
+    if out.strip(". ") != out or out.endswith(SUFFIX) or not out:  # hidden, temporary or clashing names
+        out = out.replace(".", "%2E").replace(" ", "%20") or "%"
+    data = out.encode()
+    if len(data) > LONGEST:
+        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+        out = data[: LONGEST - 17].decode(errors="ignore") + "%" + digest
+    return out
+
+
+def _write_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """Write under another name, flush to the disk, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp's files are for their owner alone; a store may be shared
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

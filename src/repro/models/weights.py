@@ -1,0 +1,116 @@
+"""Pre-trained weights into a backbone: every weight arrives, or the load fails and says why."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from repro.errors import ReproError
+from repro.models import BACKBONES
+from repro.models.base import Backbone
+
+CLASSIFIER = ("fc.", "classifier.")  # torchvision's names; all that a file may hold beyond the backbone
+WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each weight."""
+
+    source: str
+    loaded: tuple[str, ...] = ()
+    adapted: tuple[str, ...] = ()  # the first convolution, averaged over RGB
+    skipped: tuple[str, ...] = ()  # the file's classifier
+    absent: tuple[str, ...] = ()  # batch counters, which files written before PyTorch 0.4.1 lack; nothing reads them
+
+
+def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
+    """Load weights into `module`: "none", "imagenet" (torchvision's IMAGENET1K_V1, by the backbone's name) or a file.
+
+    Files: a state dict in torchvision's names, also under "state_dict" or "model", also with the prefix "module.".
+    A first convolution with more inputs (2L flow channels) gets the mean over RGB in every channel, not rescaled
+    (Wang et al., ECCV 2016, Sec. 3.2). Raises ReproError for anything else that does not fit; then nothing is loaded.
+    """
+    if str(weights) == "none":
+        return LoadReport("none")
+    found, source = _imagenet(module) if str(weights) == "imagenet" else (_read(Path(weights)), str(weights))
+    target = module.state_dict()
+    first = next((f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), "")
+    unknown = [key for key in found if key not in target]
+    skipped = tuple(key for key in unknown if key.startswith(CLASSIFIER))
+    if len(skipped) < len(unknown):
+        extra = [key for key in unknown if key not in skipped]
+        raise ReproError(
+            f"{source} holds weights that this network has not: {_some(extra)}; give a file of this network"
+        )
+    missing = [key for key in target if key not in found]
+    absent = tuple(key for key in missing if key.endswith(".num_batches_tracked"))
+    if len(absent) < len(missing):
+        needed = [key for key in missing if key not in absent]
+        raise ReproError(
+            f"{source} lacks weights that this network needs: {_some(needed)}; give a file of this network"
+        )
+    adapted: tuple[str, ...] = ()
+    state = {key: found[key] for key in target if key in found}
+    if first in state and state[first].ndim == 4 and state[first].shape[1] == 3 != target[first].shape[1]:
+        state[first] = state[first].mean(dim=1, keepdim=True).expand(-1, target[first].shape[1], -1, -1)
+        adapted = (first,)
+    _check_shapes(source, state, target)
+    module.load_state_dict(state, strict=not absent)
+    return LoadReport(source, tuple(key for key in state if key not in adapted), adapted, skipped, absent)
+
+
+def _check_shapes(source: str, state: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    wrong = [key for key in state if state[key].shape != target[key].shape]
+    classifier = [key for key in wrong if key.startswith(CLASSIFIER)]
+    if wrong and wrong == classifier:
+        have, want = len(state[wrong[-1]]), len(target[wrong[-1]])
+        raise ReproError(f"{source} is for {have} classes, this model has {want}: give a file for {want} classes")
+    if wrong:
+        sizes = f"{tuple(state[wrong[0]].shape)} there, {tuple(target[wrong[0]].shape)} here"
+        raise ReproError(f"{source} is of other sizes ({sizes}): {_some(wrong)}; check network, width and channels")
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _imagenet(module: nn.Module) -> tuple[dict[str, Tensor], str]:
+    if not isinstance(module, Backbone) or module.width != 1:
+        raise ReproError("ImageNet weights exist for whole backbones of width 1 only: set width 1 or weights 'none'")
+    if module.name not in BACKBONES:
+        raise ReproError(f"torchvision has no ImageNet weights for {module.name}: set weights 'none' or a file")
+    url: str = torchvision.models.get_model_weights(module.name).IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            digest = path.stem.rsplit("-", 1)[-1]
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong digest is a RuntimeError
+            raise ReproError(f"cannot download {url} ({error}): put the file at {path}") from error
+    return _read(path), f"imagenet ({path.name})"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ReproError(f"no weights file at {path}: give 'none', 'imagenet' or the path of a file")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ReproError(f"cannot read weights from {path} ({reason}): replace the file") from error
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not (isinstance(found, dict) and found and all(isinstance(v, Tensor) for v in found.values())):
+        raise ReproError(f"{path} holds no weights by name: save a model's state_dict()")
+    if all(key.startswith("module.") for key in found):  # DataParallel's prefix
+        found = {key.removeprefix("module."): value for key, value in found.items()}
+    return found

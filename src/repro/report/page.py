@@ -1,0 +1,219 @@
+"""The common part of every chapter: its parameters, what is run for it, and whether recorded runs still repeat.
+
+A notebook notes its names (`names`), lets papermill set the parameters, and opens its chapter (`open_chapter`), which
+reports any new name that is no parameter, checks values and data, and says what is to be done before doing it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from repro.data.catalog import DATASETS, load_dataset
+from repro.errors import ReproError, nearest
+from repro.experiments import Estimate, Experiment, Lab, seeds_of
+from repro.papers import PAPERS, Paper
+from repro.results import FIRST, Result, repeats
+from repro.setup import open_lab, splits_of
+from repro.training import History
+
+PRESETS = ("auto", "smoke", "small", "paper")
+LIVE = "live"  # preset of the run that is repeated while a page is built
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a chapter can be asked for; the notebook's parameter cell says the same to its reader."""
+
+    dataset: str = "motionshapes"
+    data_root: str = ""
+    flow_root: str = ""
+    store_dir: str = ""
+    splits: str = "default"
+    seeds: str = "auto"
+    preset: str = "auto"
+    device: str = "auto"
+    workers: int = 0
+    weights: str = "auto"
+    runs_dir: str = ""
+    max_hours: float = 12.0
+
+
+def names(namespace: Mapping[str, Any]) -> frozenset[str]:
+    """The public names of a notebook so far."""
+    return frozenset(name for name in namespace if not name.startswith("_"))
+
+
+def read_parameters(namespace: Mapping[str, Any], before: frozenset[str]) -> Parameters:
+    """Collect the parameters from a notebook's names, with the types they are declared with.
+
+    papermill only warns of an unknown parameter and turns `-p splits 01` into 1: here the first is an error that names
+    the parameter meant, and the second is read as text again.
+    """
+    known = {f.name: getattr(Parameters, f.name) for f in fields(Parameters)}  # name -> default
+    for name in sorted(names(namespace) - before - known.keys()):
+        raise ReproError(f"'{name}' is no parameter of this notebook{nearest(name, known)}: use {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for name, default in known.items():
+        value, kind = namespace.get(name, default), type(default)
+        try:
+            values[name] = kind(value)
+        except (TypeError, ValueError):
+            raise ReproError(f"{name}={value!r}: {kind.__name__} expected, such as {default!r}") from None
+    for name, options in (("preset", PRESETS), ("dataset", tuple(DATASETS))):
+        if values[name] not in options:
+            raise ReproError(
+                f"unknown {name} '{values[name]}'{nearest(values[name], options)}: use one of {', '.join(options)}"
+            )
+    return Parameters(**values)
+
+
+class Chapter:
+    """One paper on one data set: what its page is made from."""
+
+    def __init__(self, paper: Paper, parameters: Parameters) -> None:
+        self.paper, self.parameters = paper, parameters
+        p = parameters
+        self.dataset = load_dataset(p.dataset, p.data_root or None)
+        self.splits = splits_of(p.splits, self.dataset.splits)
+        self.preset, self.trains = p.preset, True
+        if p.preset == "auto":
+            self.preset = "small"
+            self._open_labs()
+            recorded = [s for s in (1, 2, 3) for e in self.experiments.values() if self.labs[0].has(e, s)]
+            self.trains = not recorded
+            if self.trains and self.labs[0].device.type == "cuda":
+                self.preset = "paper"
+        self._open_labs()
+        if p.seeds != "auto":
+            self.seeds = seeds_of(p.seeds)
+        else:
+            self.seeds = [1] if self.trains else sorted(set(recorded))
+
+    def _open_labs(self) -> None:
+        p = self.parameters
+        self.experiments: dict[str, Experiment] = self.paper.experiments(self.preset, p.dataset, p.weights)
+        self.labs = [self._lab(split, self.preset) for split in self.splits]
+
+    def _lab(self, split: str, preset: str) -> Lab:
+        p = self.parameters
+        return open_lab(
+            self.dataset, split=split, short_side=self.paper.short_side(preset, p.dataset), store=p.store_dir or None,
+            runs=p.runs_dir or None, device=p.device, workers=p.workers, flow_root=p.flow_root or None,
+            on_error="skip", progress=self._log,
+        )  # fmt: skip
+
+    def _log(self, what: str, done: int, total: int) -> None:
+        """Progress goes to a file: in a cell's output it would differ from run to run."""
+        path = self.labs[0].runs_dir / "progress.log"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        now = datetime.datetime.now().strftime("%H:%M:%S")
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{now} {what} {done}/{total}\n")
+
+    # -- before -----------------------------------------------------------------------------------------------------
+
+    @property
+    def runs(self) -> list[tuple[Experiment, int]]:
+        """Every training of the chapter, for one split."""
+        return [(e, seed) for e in self.experiments.values() for seed in self.seeds]
+
+    def estimate(self) -> Estimate:
+        """What is to be done before the page is complete."""
+        if not self.trains:
+            return Estimate(0, 0, 0.0, 0.0, 0)
+        parts = [lab.estimate(self.runs) for lab in self.labs]
+        return Estimate(
+            sum(e.runs for e in parts),
+            max(e.pairs for e in parts),
+            max(e.flow_seconds for e in parts),
+            sum(e.train_seconds for e in parts),
+            max(e.store_bytes for e in parts),
+        )
+
+    def plan(self) -> str:
+        """Say what the page is made from; refuse when it would take longer than `max_hours`."""
+        d, p = self.dataset, self.parameters
+        seeds = ", ".join(map(str, self.seeds))
+        lines = [
+            f"Data set {d.name}: {len(d.clips)} clips, {len(d.classes)} classes; split {', '.join(self.splits)}.",
+            f"Preset {p.preset}" + (f", here {self.preset}" if p.preset != self.preset else "") + f"; seeds {seeds}.",
+        ]
+        if not self.trains:
+            return "\n".join([*lines, "Results recorded for this data set are used; one run is repeated live."])
+        estimate = self.estimate()
+        lines.append(f"To do now: {estimate}.")
+        hours = (estimate.flow_seconds + estimate.train_seconds) / 3600
+        if hours > p.max_hours:
+            raise ReproError(
+                f"about {hours:.1f} hours of work, more than max_hours={p.max_hours:g}: "
+                "raise max_hours, or ask for fewer seeds or preset=small"
+            )
+        return "\n".join(lines)
+
+    # -- work -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train what is missing, then make what starts from trained networks."""
+        if not self.trains:
+            return
+        for lab in self.labs:
+            for experiment, seed in self.runs:
+                lab.run(experiment, seed)
+                self.paper.derive(lab, experiment, seed)
+
+    def check(self, seeds: tuple[int, ...] = (1,)) -> list[tuple[str, int, bool]]:
+        """Repeat the first losses of the stored runs of some seeds: (experiment, seed, whether they repeat)."""
+        lab = self.labs[0]
+        return [
+            (e.name, seed, lab.verify(e, seed))
+            for e in self.experiments.values()
+            for seed in seeds
+            if lab.has(e, seed) and _same_device(lab.library.get(lab.key(e, seed)), lab)
+        ]
+
+    def again(self, name: str) -> Again:
+        """Train one recorded run once more, here and now, and compare; real clips are all decoded on the way."""
+        lab = self._lab(self.splits[0], LIVE if self.preset != "smoke" else "smoke")
+        preset = LIVE if self.preset != "smoke" else "smoke"
+        experiment = self.paper.experiments(preset, self.dataset.name, "none")[name]
+        if self.dataset.render is None:
+            lab.prepare(c for part in ("train", "test") for c in self.dataset.select(self.splits[0], part))
+        recorded = lab.run(experiment, 1) if lab.has(experiment, 1) else None
+        return Again(experiment, recorded, lab.repeat(experiment, 1), lab)
+
+
+@dataclass(frozen=True)
+class Again:
+    """A run repeated while the page was built."""
+
+    experiment: Experiment
+    recorded: Result | None
+    live: History
+    lab: Lab
+
+    @property
+    def repeats(self) -> bool | None:
+        """Whether it begins like the recorded one; None when there is none."""
+        return None if self.recorded is None else repeats(self.recorded.row, self.live.losses)
+
+    def __str__(self) -> str:
+        if self.recorded is None:
+            return f"{self.experiment.name}: trained live; there is no recorded run of this data set to compare with."
+        date = self.recorded.row["provenance"]["date"]
+        word = "repeats" if self.repeats else "does NOT repeat: the recorded rows are stale"
+        return f"{self.experiment.name}, recorded on {date}: {word} (first {FIRST} losses)."
+
+
+def open_chapter(paper: str, namespace: Mapping[str, Any], before: frozenset[str]) -> Chapter:
+    """Read and check the parameters, open data, store and results, and print the plan."""
+    chapter = Chapter(PAPERS[paper], read_parameters(namespace, before))
+    print(chapter.plan())
+    return chapter
+
+
+def _same_device(result: Result, lab: Lab) -> bool:
+    """Losses are compared on the kind of device they were recorded on; bf16 on a GPU has other bits."""
+    return bool((result.row["provenance"]["device"] == "cpu") == (lab.device.type == "cpu"))

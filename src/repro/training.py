@@ -1,0 +1,252 @@
+"""The training loop: one flat function, no callbacks.
+
+SGD with momentum, a rate per iteration, gradients accumulated to the paper's batch size, checkpoints that are written
+whole or not at all. On a CPU with one thread a run that is killed and resumed ends with the bits of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import zipfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
+from repro.data.transforms import normalise_flow, normalise_rgb
+from repro.errors import ReproError
+
+Outputs = dict[str, Tensor]
+Loss = Callable[[Outputs, Tensor], Tensor]
+
+
+class TrainingError(ReproError):
+    """Training cannot go on, and why."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Rates follow `schedule`: "step" multiplies by `gamma` at each milestone, "cosine" falls
+    to zero; both after `warmup` iterations of linear growth."""
+
+    iterations: int
+    batch: int  # clips an update
+    micro_batch: int  # clips in memory at once; gradients of batch / micro_batch passes are summed
+    lr: float
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "step"
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    warmup: int = 0
+    clip_norm: float = 40.0
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise ReproError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if self.batch % self.micro_batch:
+            raise ReproError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}: change one of them")
+        if self.schedule not in ("step", "cosine"):
+            raise ReproError(f"unknown schedule {self.schedule!r}: step or cosine")
+
+    def rate(self, iteration: int) -> float:
+        """Learning rate of an iteration counted from 0."""
+        if iteration < self.warmup:
+            return self.lr * (iteration + 1) / self.warmup
+        if self.schedule == "cosine":
+            done = (iteration - self.warmup) / max(1, self.iterations - self.warmup)
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return float(self.lr * self.gamma ** sum(iteration >= m for m in self.milestones))
+
+
+@dataclass
+class History:
+    """What happened: the loss of every iteration, seconds spent, and where it resumed (0 when it did not)."""
+
+    losses: list[float]
+    seconds: float = 0.0
+    resumed_at: int = 0
+
+
+def sum_of_losses(outputs: Outputs, labels: Tensor) -> Tensor:
+    """Cross-entropy of every output, summed (a softmax loss per stream)."""
+    return torch.stack([F.cross_entropy(logits.float(), labels) for logits in outputs.values()]).sum()
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Asking for CUDA where there is none is an error, not a slow surprise."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ReproError(f"device '{name}': this machine has no CUDA; use device=cpu or device=auto")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ReproError(f"unknown device '{name}': use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ReproError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0")
+    return device
+
+
+def precision(device: torch.device) -> AbstractContextManager[Any]:
+    """bf16 autocast on CUDA, plain float32 elsewhere."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def to_network(batch: dict[str, Tensor], device: torch.device, sampling: Sampling) -> dict[str, Tensor | None]:
+    """uint8 `rgb` (..., 3, H, W), `flow` (..., 2L, H, W) to normalised float32 on the device; absent streams: None."""
+    rgb, flow = (x if x is None else x.to(device, non_blocking=True) for x in (batch.get("rgb"), batch.get("flow")))
+    return {
+        "rgb": None if rgb is None else normalise_rgb(rgb),
+        "flow": None if flow is None else normalise_flow(flow, subtract_mean=sampling.subtract_mean_flow),
+    }
+
+
+def save_atomically(state: object, path: Path) -> None:
+    """Write a checkpoint so that a reader finds the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
+    """Read a checkpoint and load its weights into `model`; a checkpoint of another network is a one-line error."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch reads past flipped bits
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        weights: dict[str, Tensor] = state["model"]
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise ReproError(
+            f"{path} is no readable checkpoint ({type(error).__name__}): delete it to start anew"
+        ) from error
+    own = model.state_dict()
+    wrong = [k for k in sorted(own.keys() | weights.keys()) if k not in own or k not in weights]
+    wrong += [k for k in own if k in weights and own[k].shape != weights[k].shape]
+    if wrong:
+        raise ReproError(f"{path} belongs to another network or class count (first difference: {wrong[0]})")
+    model.load_state_dict(weights)
+    return state
+
+
+def train(
+    model: nn.Module,
+    samples: TrainingSamples,
+    recipe: Recipe,
+    *,
+    device: torch.device | str = "cpu",
+    run_dir: Path | None = None,
+    loss: Loss = sum_of_losses,
+    workers: int = 0,
+    stop_after: int | None = None,
+    checkpoint_seconds: float = 60.0,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> History:
+    """Train `model` in place and return its history.
+
+    `model(rgb=, flow=)` returns named logits (B, classes). With a `run_dir` the state is saved there every
+    `checkpoint_seconds` and at the end, `log.jsonl` gets one line an iteration, and a second call goes on from the last
+    checkpoint. `stop_after` ends early without changing the schedule (used to re-check the first losses of a run).
+    """
+    if not len(samples):
+        raise TrainingError("there is no training clip: check the split and the data set")
+    device = pick_device(str(device))
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the bits of a sum depend on the number of threads; parallelism is over runs
+    model.to(device).to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        **({"fused": True} if device.type == "cuda" else {}),
+    )  # fmt: skip
+    history, first = History([]), 0
+    checkpoint = run_dir / "checkpoint.pt" if run_dir else None
+    if checkpoint and checkpoint.exists():
+        state = load_checkpoint(checkpoint, model)
+        optimiser.load_state_dict(state["optimiser"])
+        history = History(state["losses"], state["seconds"], len(state["losses"]))
+        first = history.resumed_at
+    last = min(recipe.iterations, stop_after or recipe.iterations)
+    order = EndlessOrder(len(samples), recipe.batch, samples.seed, first, last)
+    # A generator of its own: the loader must not draw from the stream that dropout uses.
+    loader = DataLoader(
+        samples, batch_sampler=order, num_workers=workers, pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(samples.seed), multiprocessing_context="spawn" if workers else None,
+    )  # fmt: skip
+    if first:
+        torch.set_rng_state(state["rng"])
+        if device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
+    passes, began, saved = recipe.batch // recipe.micro_batch, time.monotonic(), time.monotonic()
+    spent = history.seconds
+    with _open_log(run_dir, first) as log:
+        for iteration, batch in enumerate(loader, start=first):
+            rate = recipe.rate(iteration)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
+            total = 0.0
+            for part in range(passes):
+                piece = {k: v[part * recipe.micro_batch : (part + 1) * recipe.micro_batch] for k, v in batch.items()}
+                with precision(device):
+                    outputs = model(**to_network(piece, device, samples.sampling))
+                value = loss(outputs, piece["label"].to(device)) / passes
+                value.backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            if not math.isfinite(total) or not math.isfinite(norm):
+                what = f"the loss is {total:.4g}, its gradient's norm {float(norm):.4g}, at iteration {iteration + 1}"
+                raise TrainingError(f"{what}: lower lr (now {rate:g})")
+            optimiser.step()
+            history.losses.append(total)
+            history.seconds = spent + time.monotonic() - began
+            if log:
+                log.write(json.dumps({"iteration": iteration + 1, "loss": total, "lr": rate}) + "\n")
+            if progress:
+                progress(iteration + 1, recipe.iterations, total)
+            if checkpoint and (iteration + 1 == last or time.monotonic() - saved > checkpoint_seconds):
+                if log:
+                    log.flush()  # first, so that the log never lacks an iteration that the checkpoint has
+                _save(checkpoint, model, optimiser, history, device)
+                saved = time.monotonic()
+    return history
+
+
+def _save(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, history: History, device: torch.device
+) -> None:
+    state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state(device)
+    save_atomically({**state, "losses": history.losses, "seconds": history.seconds}, path)
+
+
+def _open_log(run_dir: Path | None, first: int) -> AbstractContextManager[TextIO | None]:
+    """Open log.jsonl for appending, without the lines that a killed run wrote after its last checkpoint."""
+    if run_dir is None:
+        return nullcontext()
+    path = run_dir / "log.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = path.read_text(encoding="utf-8").splitlines()[:first] if path.exists() else []
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")

@@ -1,0 +1,440 @@
+"""Catalogues: layouts on disk, official lists, splits, fingerprints, and the error for whatever is off."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import time
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from repro.data import motionshapes
+from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset, parse_hmdb51, parse_ucf101
+from repro.errors import ReproError
+
+PEOPLE, ACTIONS = ("daria", "ido", "lena"), ("run", "walk", "wave1")
+HMDB = {  # one class folder's lists, with the marks 1 (train), 2 (test), 0 (neither) of the three splits
+    "climb/(HQ)_Solo!_-_Dan_climb_f_cm_np1_le_med_2.avi": "120",
+    "climb/6arrows_300+_climb_f_nm_np1_fr_med_3.avi": "211",
+    "golf/Tips_&_Tricks;-)_golf_f_nm_np1_fr_med_0.avi": "112",
+    "golf/swing_golf_u_nm_np2_fr_bad_10.avi": "221",
+}
+UCF = [  # path in the lists, mark of the one split here
+    ("HandstandPushups/v_HandStandPushups_g01_c01.avi", "test"),
+    ("HandstandPushups/v_HandStandPushups_g08_c01.avi", "train"),
+    ("YoYo/v_YoYo_g01_c02.avi", "test"),
+    ("YoYo/v_YoYo_g25_c05.avi", "train"),
+]
+
+
+def put(root: Path, *paths: str, content: bytes = b"video") -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(content)
+    return root
+
+
+def put_ucf101(root: Path, lists: str = "ucfTrainTestlist", videos: str = "") -> Path:
+    put(root, *(f"{videos}{path}" for path, _ in UCF))
+    put(root, f"{lists}/classInd.txt", content=b"1 HandstandPushups\r\n2 YoYo\r\n")
+    for part in ("train", "test"):
+        mark = {"HandstandPushups": " 1", "YoYo": " 2"} if part == "train" else {}
+        lines = [path + mark.get(path.split("/")[0], "") for path, side in UCF if side == part]
+        put(root, f"{lists}/{part}list01.txt", content="\r\n".join([*lines, ""]).encode())
+    return root
+
+
+def put_hmdb51(root: Path, lists: str = "testTrainMulti_7030_splits", videos: str = "") -> Path:
+    put(root, *(videos + path for path in HMDB))
+    for name in ("climb", "golf"):
+        for k in range(3):
+            rows = [f"{path.split('/')[1]} {marks[k]} \r\n" for path, marks in HMDB.items() if path.startswith(name)]
+            put(root, f"{lists}/{name}_test_split{k + 1}.txt", content="".join([*rows, "\n"]).encode())
+    return root
+
+
+def ids(clips: tuple[Clip, ...]) -> list[str]:
+    return [clip.id for clip in clips]
+
+
+def message(name: str, root: Path, **options: bool) -> str:
+    with pytest.raises(ReproError) as caught:
+        load_dataset(name, root, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# -------------------------------------------------------------------------------------------------- official lists
+
+
+def test_official_ucf101_lists(real_data):
+    lists = parse_ucf101(real_data / "splits" / "ucf101")
+    assert len(lists.classes) == 101
+    assert (lists.classes[0], lists.classes[36], lists.classes[100]) == ("ApplyEyeMakeup", "HandstandPushups", "YoYo")
+    assert len(lists.labels) == 13320
+    sizes = {
+        split: tuple(list(parts.values()).count(p) for p in ("train", "test")) for split, parts in lists.splits.items()
+    }
+    assert sizes == {"1": (9537, 3783), "2": (9586, 3734), "3": (9624, 3696)}
+    assert lists.labels["HandstandPushups/v_HandStandPushups_g01_c01"] == 36
+
+
+def test_official_hmdb51_lists(real_data):
+    lists = parse_hmdb51(real_data / "splits" / "hmdb51")
+    assert len(lists.classes) == 51
+    assert list(lists.classes) == sorted(lists.classes)
+    assert len(lists.labels) == 6766
+    assert list(lists.splits) == ["1", "2", "3"]
+    for parts in lists.splits.values():
+        assert (list(parts.values()).count("train"), list(parts.values()).count("test")) == (3570, 1530)
+
+
+@pytest.mark.parametrize(("name", "clips"), [("ucf101", 13320), ("hmdb51", 6766)])
+def test_full_size_trees_load_fast_and_have_disjoint_groups(real_data, tmp_path, name, clips):
+    lists = {"ucf101": parse_ucf101, "hmdb51": parse_hmdb51}[name](real_data / "splits" / name)
+    (tmp_path / "video").write_bytes(b"x")
+    for class_name in lists.classes:
+        (tmp_path / "set" / class_name).mkdir(parents=True)
+    for id_ in lists.labels:
+        os.link(tmp_path / "video", tmp_path / "set" / f"{id_}.avi")
+    shutil.copytree(real_data / "splits" / name, tmp_path / "set" / "splits")
+    begin = time.perf_counter()
+    dataset = load_dataset(name, tmp_path / "set")
+    assert time.perf_counter() - begin < 5
+    assert len(dataset.clips) == clips
+    for split in dataset.splits:  # the official splits keep each source on one side
+        train, test = ({clip.group for clip in dataset.select(split, part)} for part in ("train", "test"))
+        assert not train & test
+    if name == "ucf101":
+        assert len({clip.group for clip in dataset.clips}) == 101 * 25
+
+
+def test_real_clips_with_real_lists(real_data, tmp_path):
+    shutil.copytree(real_data / "clips" / "hmdb51", tmp_path / "hmdb51")
+    shutil.copytree(real_data / "splits" / "hmdb51", tmp_path / "hmdb51" / "splits")
+    assert "6763 of 6766 listed clips are missing" in message("hmdb51", tmp_path / "hmdb51")
+    dataset = load_dataset("hmdb51", tmp_path / "hmdb51", allow_missing=True)
+    assert len(dataset.classes) == 51
+    assert [dataset.classes[clip.label] for clip in dataset.clips] == ["climb", "golf", "shoot_bow"]
+    assert all(dataset.video(clip).is_file() for clip in dataset.clips)
+    assert dataset.clips[1].group == "golf/Golf_Tips_-_Hit_The_Driver_300+_Yards!!!"
+
+
+# ---------------------------------------------------------------------------------------------------- ucf101, hmdb51
+
+
+@pytest.mark.parametrize("lists", ["ucfTrainTestlist", "splits", "."])
+@pytest.mark.parametrize("videos", ["", "UCF-101/"])
+def test_ucf101_layouts(tmp_path, lists, videos):
+    dataset = load_dataset("ucf101", put_ucf101(tmp_path, lists, videos))
+    assert dataset.classes == ("HandstandPushups", "YoYo")
+    assert dataset.splits == ("1",)
+    assert ids(dataset.select("1", "test")) == ["HandstandPushups/v_HandStandPushups_g01_c01", "YoYo/v_YoYo_g01_c02"]
+    assert [(clip.label, clip.group) for clip in dataset.select("1", "train")] == [
+        (0, "HandstandPushups/g08"),
+        (1, "YoYo/g25"),
+    ]
+    assert all(dataset.video(clip).is_file() for clip in dataset.clips)
+
+
+def test_ucf101_spellings_and_suffixes_on_disk(tmp_path):
+    plain = load_dataset("ucf101", put_ucf101(tmp_path / "a"))
+    put_ucf101(tmp_path / "b")
+    (tmp_path / "b" / "HandstandPushups").rename(tmp_path / "b" / "HandStandPushups")
+    clip = tmp_path / "b" / "HandStandPushups" / "v_HandStandPushups_g01_c01.avi"
+    clip.rename(clip.with_name("v_HandstandPushups_g01_c01.mp4"))
+    other = load_dataset("ucf101", tmp_path / "b")
+    assert ids(other.clips) == ids(plain.clips)
+    assert other.fingerprint == plain.fingerprint
+    assert other.clips[0].path == "HandStandPushups/v_HandstandPushups_g01_c01.mp4"
+
+
+def test_hmdb51_marks_groups_and_odd_names(tmp_path):
+    dataset = load_dataset("hmdb51", put_hmdb51(tmp_path, videos="hmdb51_org/"))
+    assert dataset.splits == ("1", "2", "3")
+    assert len(dataset.clips) == 4
+    by_path = {clip.path.removeprefix("hmdb51_org/"): clip for clip in dataset.clips}
+    for path, marks in HMDB.items():
+        sides = {str(k + 1): {"1": "train", "2": "test"}[mark] for k, mark in enumerate(marks) if mark != "0"}
+        assert by_path[path].splits == sides
+        assert dataset.video(by_path[path]).is_file()
+    assert sorted(clip.group for clip in dataset.clips) == [
+        "climb/(HQ)_Solo!_-_Dan",
+        "climb/6arrows_300+",
+        "golf/Tips_&_Tricks;-)",
+        "golf/swing",
+    ]
+
+
+@pytest.mark.parametrize(("name", "build"), [("ucf101", put_ucf101), ("hmdb51", put_hmdb51)])
+def test_missing_clips_are_named_or_left_out(tmp_path, name, build):
+    root = build(tmp_path)
+    gone = load_dataset(name, root).clips[0]
+    (root / gone.path).unlink()
+    assert f"1 of 4 listed clips are missing in {root}: {gone.id}" in message(name, root)
+    kept = load_dataset(name, root, allow_missing=True)
+    assert len(kept.clips) == 3
+    assert len(kept.classes) == 2
+    for clip in kept.clips:
+        (root / clip.path).unlink()
+    assert "4 of 4 listed clips" in message(name, root, allow_missing=True)
+
+
+def test_an_empty_side_is_refused_when_it_is_asked_for(tmp_path):
+    root = put_ucf101(tmp_path)
+    for path, part in UCF:
+        if part == "test":
+            (root / path).unlink()
+    dataset = load_dataset("ucf101", root, allow_missing=True)
+    assert len(dataset.select("1", "train")) == 2
+    with pytest.raises(ReproError, match="split '1' has no test clips"):
+        dataset.select("1", "test")
+
+
+def test_damaged_lists_are_refused(tmp_path):
+    assert "no official split lists" in message("ucf101", put(tmp_path / "none", "YoYo/v.avi"))
+    root = put_ucf101(tmp_path / "ucf")
+    lists = root / "ucfTrainTestlist"
+    put(lists, "testlist01.txt", content=b"Yoyoo/v_YoYo_g01_c02.avi\n")
+    assert "class 'Yoyoo' is not in classInd.txt (did you mean 'YoYo'?)" in message("ucf101", root)
+    put(lists, "testlist01.txt", content=b"YoYo/v_YoYo_g25_c05.avi\n")
+    assert "in train and in test" in message("ucf101", root)
+    put(lists, "testlist01.txt", content=b"<html>\n")
+    assert "cannot read the line '<html>'" in message("ucf101", root)
+    (lists / "testlist01.txt").unlink()
+    assert "testlist01.txt is missing" in message("ucf101", root)
+    (lists / "trainlist01.txt").unlink()
+    assert "no split lists" in message("ucf101", root)
+    root = put_hmdb51(tmp_path / "hmdb")
+    (root / "testTrainMulti_7030_splits" / "golf_test_split2.txt").unlink()
+    assert "5 lists for 2 classes" in message("hmdb51", root)
+
+
+# ---------------------------------------------------------------------------------------------------------- weizmann
+
+
+def put_weizmann(root: Path, folders: bool) -> Path:
+    names = [f"{person}_{action}" for person in PEOPLE for action in ACTIONS if (person, action) != ("lena", "run")]
+    for name in [*names, "lena_run1", "lena_run2"]:
+        action = name.split("_")[1]
+        put(root, f"{action if action == 'wave1' else action.rstrip('12')}/{name}.avi" if folders else f"{name}.avi")
+    return root
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_weizmann_leave_one_person_out(tmp_path, folders):
+    dataset = load_dataset("weizmann", put_weizmann(tmp_path, folders))
+    assert len(dataset.classes) == 10
+    assert dataset.splits == PEOPLE
+    test = ["run/lena_run1", "run/lena_run2", "walk/lena_walk", "wave1/lena_wave1"]
+    assert ids(dataset.select("lena", "test")) == test
+    assert ids(dataset.select("lena", "train")) == [clip.id for clip in dataset.clips if clip.group != "lena"]
+    assert {dataset.classes[clip.label] for clip in dataset.clips} == set(ACTIONS)
+    assert all(dataset.video(clip).is_file() for clip in dataset.clips)
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_weizmann_manifest(tmp_path, folders):
+    put_weizmann(tmp_path, folders)
+    rows = [
+        f"{action}/{who}_{action}.avi,{'test' if who == 'ido' else 'train'}" for who in PEOPLE[:2] for action in ACTIONS
+    ]
+    put(tmp_path, "manifest.csv", content="\n".join(["path,split", *rows]).encode("utf-8-sig"))
+    dataset = load_dataset("weizmann", tmp_path)
+    assert dataset.splits == ("manifest", *PEOPLE)
+    assert {clip.group for clip in dataset.select("manifest", "test")} == {"ido"}
+    assert {clip.group for clip in dataset.select("manifest", "train")} == {"daria"}  # lena is in neither
+    put(tmp_path, "manifest.csv", content=b"path,split\nrun/ido_run.avi,train\nwalk/ido_walk.avi,test\n")
+    assert "'ido' is in train and test of 'manifest'" in message("weizmann", tmp_path)
+    put(tmp_path, "manifest.csv", content=b"path,split\nrun/moshe_run.avi,train\nwalk/ido_walk.avi,test\n")
+    assert "1 of 2 listed clips are missing" in message("weizmann", tmp_path)
+    put(tmp_path, "manifest.csv", content=b"path,split\nrun/ido_run.avi,val\n")
+    assert "found the row 'run/ido_run.avi,val'" in message("weizmann", tmp_path)
+    put(tmp_path, "manifest.csv", content=b"file,part\n")
+    assert "expected the columns path and split" in message("weizmann", tmp_path)
+
+
+def test_weizmann_real(real_data):
+    dataset = load_dataset("weizmann", real_data / "weizmann")
+    assert len(dataset.clips) == 90
+    assert {clip.group for clip in dataset.select("manifest", "test")} == {"lena", "moshe", "shahar"}
+    assert len(dataset.splits) == 10
+    assert all(len(dataset.select(person, "test")) == 10 for person in dataset.splits[1:])
+
+
+def test_weizmann_other_layouts_are_refused(tmp_path):
+    assert "no folder" in message("weizmann", tmp_path / "nowhere")
+    assert "expected <person>_<action>.avi" in message("weizmann", tmp_path)
+    assert "0 videos of 0 people" in message("weizmann", tmp_path)
+    assert "1 videos of 1 people" in message("weizmann", put(tmp_path / "one", "daria_run.avi"))
+    assert "'daria_jog.avi'" in message("weizmann", put(tmp_path / "name", "daria_jog.avi"))
+    assert "'run/ido_walk.avi'" in message("weizmann", put(tmp_path / "place", "run/ido_walk.avi"))
+    assert "are the same clip" in message("weizmann", put(tmp_path / "twice", "run/ido_run.avi", "ido_run.avi"))
+
+
+# ------------------------------------------------------------------------------------------------------------ folder
+
+ODD = ["a b/(x) [1]!.mp4", "a b/300+ & more.AVI", "a b/x.y.webm", "émeu/日本.mkv", "émeu/#%'\".mov", "émeu/ü.mpg"]
+
+
+def test_folder_with_odd_names(tmp_path):
+    put(tmp_path, *ODD, "a b/notes.txt", "a b/.hidden.mp4", "empty/readme.md", ".cache/x/y.mp4")
+    dataset = load_dataset("folder", tmp_path)
+    assert dataset.classes == ("a b", "émeu")
+    assert sorted(clip.path for clip in dataset.clips) == sorted(ODD)
+    assert sorted(ids(dataset.clips)) == sorted(os.path.splitext(path)[0] for path in ODD)
+    assert all(dataset.video(clip).read_bytes() == b"video" for clip in dataset.clips)
+    assert dataset.splits == ("stratified",)
+
+
+def test_composed_and_decomposed_names_are_one_id(tmp_path):
+    for form in ("NFC", "NFD"):
+        put(tmp_path / form, *(unicodedata.normalize(form, path) for path in ODD))
+    composed, decomposed = (load_dataset("folder", tmp_path / form) for form in ("NFC", "NFD"))
+    assert ids(composed.clips) == ids(decomposed.clips)
+    assert composed.fingerprint == decomposed.fingerprint
+    assert all(decomposed.video(clip).is_file() for clip in decomposed.clips)
+
+
+@pytest.mark.parametrize(("count", "tests"), [(2, 1), (3, 1), (4, 1), (5, 2), (10, 3), (20, 6)])
+def test_stratified_split(tmp_path, count, tests):
+    put(tmp_path, *(f"{name}/{k:02d}.mp4" for name in "ab" for k in range(count)))
+    dataset = load_dataset("folder", tmp_path)
+    for label in (0, 1):
+        sides = [clip.splits["stratified"] for clip in dataset.clips if clip.label == label]
+        assert (sides.count("test"), sides.count("train")) == (tests, count - tests)
+    assert load_dataset("folder", tmp_path).clips == dataset.clips
+
+
+def test_stratified_split_stays_as_it_was(tmp_path):
+    put(tmp_path, *(f"{name}/{k}.mp4" for name in "ab" for k in range(5)))
+    assert ids(load_dataset("folder", tmp_path).select("stratified", "test")) == ["a/0", "a/3", "b/2", "b/4"]
+
+
+@pytest.mark.parametrize("header", ["path,split\n", ""])
+def test_folder_with_a_split_file(tmp_path, header):
+    put(tmp_path, *ODD, "lonely/one.mp4")
+    lines = 'a b/(x) [1]!.mp4,train\r\n./a b/300+ & more , test \n"émeu/日本.mkv",test\n\nlonely\\one.mp4,train\n'
+    put(tmp_path, "split.csv", content=(header + lines).encode("utf-8-sig"))
+    dataset = load_dataset("folder", tmp_path)
+    assert dataset.splits == ("file",)
+    assert ids(dataset.select("file", "test")) == ["a b/300+ & more", "émeu/日本"]
+    assert ids(dataset.select("file", "train")) == ["a b/(x) [1]!", "lonely/one"]
+    put(tmp_path, "split.csv", content=(header + lines + "a b/gone.mp4,test\n").encode())
+    assert "1 of 5 listed clips are missing" in message("folder", tmp_path)
+    assert load_dataset("folder", tmp_path, allow_missing=True).clips == dataset.clips
+    put(tmp_path, "split.csv", content=(header + lines + "lonely/one.mp4,test\n").encode())
+    assert "'lonely/one' is in train and in test" in message("folder", tmp_path)
+    put(tmp_path, "split.csv", content=(header + lines).encode("latin-1", errors="replace"))
+    assert "save it as CSV in UTF-8" in message("folder", tmp_path)
+
+
+def test_folder_other_layouts_are_refused(tmp_path):
+    assert "0 folders with videos" in message("folder", tmp_path)
+    assert "expected <class>/<video>" in message("folder", tmp_path)
+    assert "1 folders with videos" in message("folder", put(tmp_path / "one", "a/1.mp4", "a/2.mp4"))
+    assert "(1 videos in none)" in message("folder", put(tmp_path / "flat", "a/1.mp4", "b/1.mp4", "c.mp4"))
+    assert "class 'b' in" in message("folder", put(tmp_path / "single", "a/1.mp4", "a/2.mp4", "b/1.mp4"))
+    assert "share a name" in message("folder", put(tmp_path / "twice", "a/1.mp4", "a/1.avi"))
+    os.mkdir(os.fsencode(tmp_path / "bytes"))
+    os.mkdir(os.fsencode(tmp_path / "bytes") + b"/\xe9")
+    Path(os.fsdecode(os.fsencode(tmp_path / "bytes") + b"/\xe9/1.mp4")).write_bytes(b"")
+    assert "not valid UTF-8" in message("folder", tmp_path / "bytes")
+
+
+# --------------------------------------------------------------------------------------- fingerprint, names, rendering
+
+
+def test_fingerprint_follows_names_labels_splits_and_sizes_only(tmp_path):
+    names = ["a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4"]
+    first = load_dataset("folder", put(tmp_path / "x", *names)).fingerprint
+    assert len(first) == 16
+    assert int(first, 16) >= 0
+    assert load_dataset("folder", put(tmp_path / "elsewhere", *reversed(names))).fingerprint == first
+    os.utime(tmp_path / "x" / names[0], (0, 0))
+    assert load_dataset("folder", tmp_path / "x").fingerprint == first
+    changed = {first}
+    put(tmp_path / "x", names[0], content=b"longer video")
+    changed.add(load_dataset("folder", tmp_path / "x").fingerprint)
+    put(tmp_path / "x", "b/3.mp4")
+    changed.add(load_dataset("folder", tmp_path / "x").fingerprint)
+    put(tmp_path / "x", "split.csv", content=b"a/1,train\nb/1,train\na/2,test\nb/2,test\n")
+    changed.add(load_dataset("folder", tmp_path / "x").fingerprint)
+    assert len(changed) == 4
+
+
+def test_names_and_roots(tmp_path, monkeypatch):
+    with pytest.raises(ReproError, match=r"unknown data set 'ucf-101' \(did you mean 'ucf101'\?\): choose from"):
+        load_dataset("ucf-101")
+    put(tmp_path, *(f"folder/{name}/{k}.mp4" for name in "ab" for k in range(2)))
+    monkeypatch.setenv("REPRO_DATA", str(tmp_path))
+    assert load_dataset("folder").root == tmp_path / "folder"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REPRO_DATA")
+    (tmp_path / "folder").rename(tmp_path / "data")
+    assert load_dataset("folder", "data").clips[0].id == "a/0"
+    with pytest.raises(ReproError, match="no folder data/folder"):
+        load_dataset("folder")
+    assert list(DATASETS) == ["motionshapes", "weizmann", "ucf101", "hmdb51", "folder"]
+
+
+def test_select_names_the_nearest(tmp_path):
+    dataset = load_dataset("weizmann", put_weizmann(tmp_path, False))
+    with pytest.raises(ReproError, match=r"no split 'dari' \(did you mean 'daria'\?\): choose from daria, ido, lena"):
+        dataset.select("dari", "test")
+    with pytest.raises(ReproError, match=r"no part 'tests' \(did you mean 'test'\?\)"):
+        dataset.select("daria", "tests")
+
+
+def test_motionshapes_catalogue(tmp_path):
+    dataset = load_dataset("motionshapes", tmp_path / "new")
+    assert not (tmp_path / "new").exists()  # nothing is rendered before it is needed
+    assert dataset.classes == tuple(motionshapes.CLASSES)
+    assert len(dataset.clips) == len(motionshapes.records())
+    assert ids(dataset.clips) == sorted(record.id for record in motionshapes.records())
+    for split, groups in motionshapes.splits().items():
+        assert {clip.group for clip in dataset.select(split, "test")} == groups
+        assert not groups & {clip.group for clip in dataset.select(split, "train")}
+    assert dataset.fingerprint == load_dataset("motionshapes", tmp_path / "other").fingerprint
+    assert pickle.loads(pickle.dumps(dataset)) == dataset
+    assert len({*dataset.clips}) == len(dataset.clips)  # clips can be keys
+
+
+def test_motionshapes_fingerprint_follows_the_version(tmp_path, monkeypatch):
+    before = load_dataset("motionshapes", tmp_path).fingerprint
+    monkeypatch.setattr(motionshapes, "VERSION", "another")
+    assert load_dataset("motionshapes", tmp_path).fingerprint != before
+
+
+def test_motionshapes_video_is_a_real_file(tmp_path):
+    dataset = load_dataset("motionshapes", tmp_path)
+    path = dataset.video(dataset.clips[0])
+    assert path.is_absolute()
+    assert path.stat().st_size > 0
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_rendering_is_whole_or_nothing(tmp_path):
+    clip = Clip("a/b", "a/b.mp4", 0, "g")
+    calls = []
+
+    def render(clip_id: str, path: Path) -> None:
+        calls.append((clip_id, path.suffix))
+        path.write_bytes(b"half")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    dataset = Dataset("x", tmp_path, ("a",), (clip,), ("1",), "0" * 16, render)
+    with pytest.raises(KeyboardInterrupt):
+        dataset.video(clip)
+    assert os.listdir(tmp_path / "a") == []
+    assert dataset.video(clip).read_bytes() == b"half"
+    dataset.video(clip)
+    assert calls == [("a/b", ".mp4")] * 2  # the third call finds the file
+    put(tmp_path, "file")
+    blocked = Dataset("x", tmp_path / "file", ("a",), (clip,), ("1",), "0" * 16, render)
+    with pytest.raises(ReproError, match="give a data_root with write access"):
+        blocked.video(clip)

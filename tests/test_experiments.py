@@ -1,0 +1,333 @@
+"""Memoised runs on a tiny data set of real video files: what is trained when, under which key, and what is filed."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import RECIPE, SAMPLING, TinyNet, make_clips, save_clip, tiny_net
+
+import repro.experiments
+from repro.data.catalog import Clip, Dataset, load_dataset
+from repro.errors import ReproError
+from repro.experiments import Experiment, Lab, fold_of, seeds_of, thin
+from repro.flow.store import ClipStore
+from repro.flow.tvl1 import backend_name
+from repro.results import Library, Result, rows
+
+EXPERIMENT = Experiment(
+    paper="paper", name="tiny", preset="small", config={"width": 0.25}, recipe=replace(RECIPE, iterations=4),
+    sampling=SAMPLING, protocol="smoke", build=tiny_net,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for i in range(12):
+        save_clip(root / ("right" if i % 2 else "down") / f"v{i:02d}.avi", i, i % 2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(root):
+    """Frames and flow, extracted once: labs of different tests may share them."""
+    return ClipStore(root.parent / "store", short_side=16, flow_backend=backend_name())
+
+
+@pytest.fixture
+def lab(root, store, tmp_path):
+    return make_lab(root, store, tmp_path / "runs")
+
+
+def make_lab(root: Path, store: ClipStore, runs: Path, **options: object) -> Lab:
+    dataset = load_dataset("folder", root)
+    settings = {"split": dataset.splits[0], "runs_dir": runs, "device": "cpu", **options}
+    return Lab(dataset, store, Library(runs / "results"), **settings)
+
+
+def no_training(*_, **__):
+    raise AssertionError("something is trained")
+
+
+# ---------------------------------------------------------------- memoised
+
+
+def test_a_second_call_trains_nothing(lab, root, store, tmp_path, monkeypatch):
+    assert not lab.has(EXPERIMENT, 1)
+    first = lab.run(EXPERIMENT, 1)
+    assert lab.has(EXPERIMENT, 1)
+    monkeypatch.setattr(repro.experiments, "train", no_training)
+    lab.forget(EXPERIMENT, 1)  # nor does it need the checkpoint
+    for again in (lab.run(EXPERIMENT, 1), make_lab(root, store, tmp_path / "runs").run(EXPERIMENT, 1)):
+        assert again.row == first.row
+        assert all(np.array_equal(again.arrays[k], first.arrays[k]) for k in first.arrays)
+    with pytest.raises(AssertionError, match="trained"):
+        lab.run(EXPERIMENT, 2)
+
+
+def test_what_is_filed(lab):
+    result = lab.run(EXPERIMENT, 3)
+    training, testing = lab.clips(EXPERIMENT)
+    assert len(training) == 8
+    assert len(testing) == 4
+    for part, clips in (("train", training), ("test", testing)):
+        assert result.ids(part) == [c.id for c in clips]
+        assert result.labels(part).tolist() == [c.label for c in clips]
+        assert result.groups(part).tolist() == [c.group for c in clips]
+        for output in ("spatial", "temporal"):
+            assert result.logits(output, part).shape == (len(clips), 2)
+            assert np.isfinite(result.logits(output, part)).all()
+    assert result.outputs == ["spatial", "temporal"]
+    assert result.arrays["losses"].shape == (4,)
+    [(path, row)] = list(rows(lab.library.own))
+    assert row == result.row
+    assert path.with_suffix(".npz").stat().st_size < 100_000
+    assert row["provenance"]["first_losses"] == pytest.approx(result.arrays["losses"][:3], abs=1e-5)
+    assert {"commit", "date", "device", "python", "versions", "seconds"} <= row["provenance"].keys()
+    assert row["key"] == lab.key(EXPERIMENT, 3)
+    assert row["fingerprint"] == lab.dataset.fingerprint
+    assert row["classes"] == ["down", "right"]
+    assert row["identity"] == EXPERIMENT.identity()
+    assert row["store"]["short_side"] == 16
+    assert row["command"] == "repro train paper tiny --dataset folder --split stratified --seeds 3 --preset small"
+    fold = replace(EXPERIMENT, fold=(0, 2))
+    assert lab.run(fold, 3).row["command"].endswith(" --fold 1/2")
+
+
+def test_logits_are_those_of_the_trained_network(lab):
+    result = lab.run(EXPERIMENT, 1)
+    model = TinyNet()
+    state = torch.load(lab.runs_dir / "checkpoints" / result.key / "checkpoint.pt", weights_only=True)
+    model.load_state_dict(state["model"])
+    testing = lab.clips(EXPERIMENT)[1]
+    logits = lab.evaluate(model, EXPERIMENT, testing)
+    for name, x in logits.items():
+        np.testing.assert_array_equal(x.astype(np.float16), result.arrays[f"test_{name}"])
+
+
+def test_an_interrupted_run_files_nothing_and_can_be_done_again(lab, root, store, tmp_path):
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what == "tiny seed 1" and done == 3:
+            raise KeyboardInterrupt
+
+    lab.progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(EXPERIMENT, 1)
+    assert not list(rows(lab.library.own))
+    lab.progress = None
+    result = lab.run(EXPERIMENT, 1)
+    expected = make_lab(root, store, tmp_path / "other").run(EXPERIMENT, 1)
+    assert all(np.array_equal(result.arrays[k], expected.arrays[k]) for k in expected.arrays)
+
+
+# ---------------------------------------------------------------- keys
+
+
+def fixed_lab(tmp_path: Path, **changes: object) -> Lab:
+    """A lab whose key depends on nothing outside this file."""
+    facts = {"name": "d", "root": Path("x"), "classes": ("a", "b"), "clips": (), "splits": ("s1",), "fingerprint": "f"}
+    store = ClipStore(tmp_path / str(changes.get("short_side", 16)), short_side=changes.pop("short_side", 16))
+    split = changes.pop("split", "s1")
+    return Lab(Dataset(**{**facts, **changes}), store, Library(tmp_path / "r"), split=split, runs_dir=tmp_path)
+
+
+def test_every_part_of_an_identity_enters_the_key(tmp_path):
+    lab = fixed_lab(tmp_path)
+    variants = [EXPERIMENT]
+    for what, value in (("recipe", EXPERIMENT.recipe), ("sampling", EXPERIMENT.sampling)):
+        others = {"schedule": "cosine", "flip": False, "streams": ("rgb",), "milestones": (7,), "scales": (1.0,)}
+        others |= {"micro_batch": 1}
+        for name, old in asdict(value).items():
+            other = others.get(name, 8 if isinstance(old, int) else 0.123)
+            variants.append(replace(EXPERIMENT, **{what: replace(value, **{name: other})}))
+    variants += [replace(EXPERIMENT, paper="other"), replace(EXPERIMENT, config={"width": 0.5})]
+    variants += [replace(EXPERIMENT, protocol="quick"), replace(EXPERIMENT, per_class=(1, 2))]
+    variants += [replace(EXPERIMENT, fold=fold) for fold in ((0, 2), (1, 2), (0, 3))]
+    keys = [lab.key(e, 1) for e in variants] + [lab.key(EXPERIMENT, 2)]
+    for changes in ({"name": "e"}, {"fingerprint": "g"}, {"split": "s2"}, {"short_side": 32}):
+        keys.append(fixed_lab(tmp_path, **changes).key(EXPERIMENT, 1))
+    assert len(set(keys)) == len(keys)
+
+
+def test_names_and_machines_do_not_enter_the_key(tmp_path):
+    lab = fixed_lab(tmp_path)
+    for same in ({"name": "other"}, {"preset": "other"}, {"build": no_training}):
+        assert lab.key(replace(EXPERIMENT, **same), 1) == lab.key(EXPERIMENT, 1)
+    other = Lab(lab.dataset, lab.store, lab.library, split="s1", runs_dir=tmp_path / "else", device="cpu", workers=3)
+    assert other.key(EXPERIMENT, 1) == lab.key(EXPERIMENT, 1)
+
+
+def test_keys_stay_what_they_were(tmp_path):
+    """A new field of Recipe, Sampling or Experiment changes every key: recorded rows would be lost."""
+    assert fixed_lab(tmp_path).key(EXPERIMENT, 1) == "3c3d163e8f9e21bb"
+
+
+# ---------------------------------------------------------------- which clips
+
+
+@pytest.mark.parametrize(("n", "folds"), [(10, 3), (9, 9), (2, 2), (7, 1)])
+def test_folds_are_even_complete_and_know_no_order(n, folds):
+    groups = [f"person {i}" for i in range(n)]
+    found = fold_of(groups * 3, folds)
+    assert found == fold_of(reversed(groups), folds)
+    assert set(found) == set(groups)
+    sizes = np.bincount(list(found.values()), minlength=folds)
+    assert len(sizes) == folds
+    assert sizes.max() - sizes.min() <= 1
+
+
+def test_folds_cover_the_training_clips_and_no_group_is_on_both_sides(tmp_path):
+    clips = tuple(
+        Clip(f"c{i % 2}/v{i}", "", i % 2, f"g{i % 7}", {"s": "test" if i % 7 == 0 else "train"}) for i in range(28)
+    )
+    lab = fixed_lab(tmp_path, clips=clips, splits=("s",), split="s")
+    held_out = []
+    for k in range(3):
+        training, testing = lab.clips(replace(EXPERIMENT, fold=(k, 3)))
+        assert not {c.group for c in training} & {c.group for c in testing}
+        assert {c.splits["s"] for c in (*training, *testing)} == {"train"}
+        assert len(training) + len(testing) == 24
+        held_out += testing
+    assert sorted(c.id for c in held_out) == sorted(c.id for c in clips if c.splits["s"] == "train")
+
+
+def test_thinning_keeps_that_many_of_each_class_whatever_the_order():
+    clips = make_clips(30, classes=3)
+    for n in (1, 4, 10, 50):
+        kept = thin(clips, n)
+        assert [sum(c.label == label for c in kept) for label in range(3)] == [min(n, 10)] * 3
+        assert list(kept) == sorted(kept, key=lambda c: c.id)
+        assert kept == thin(clips[::-1], n)
+        assert set(kept) <= set(thin(clips, n + 1))
+    assert set(thin(clips, 4)) != set(clips[:12]), "not simply the first ones"
+
+
+def test_a_video_that_cannot_be_read_is_left_out_by_choice(tmp_path):
+    root, store = tmp_path / "data", ClipStore(tmp_path / "store", short_side=16, flow_backend=backend_name())
+    for i in range(8):
+        save_clip(root / ("right" if i % 2 else "down") / f"v{i}.avi", i, i % 2)
+    bad = load_dataset("folder", root).select("stratified", "train")[1]
+    (root / bad.path).write_bytes(b"RIFF no video")
+    with pytest.raises(ReproError, match=Path(bad.path).name):
+        make_lab(root, store, tmp_path / "a").run(EXPERIMENT, 1)
+    lab = make_lab(root, store, tmp_path / "b", on_error="skip")
+    result = lab.run(EXPERIMENT, 1)
+    assert bad.id not in result.ids("train")
+    assert len(result.ids("train")) == 5
+    assert list(result.row["left_out"]) == [bad.id]
+    elsewhere = make_lab(root, store, tmp_path / "b", on_error="skip")  # does not know yet which clip is bad
+    assert elsewhere.verify(EXPERIMENT, 1)
+
+
+# ---------------------------------------------------------------- derived runs
+
+
+def test_a_derived_run_starts_from_the_trained_network(lab, monkeypatch):
+    calls = []
+
+    def compute(model, training, testing):
+        calls.append((len(training), len(testing)))
+        scores = lab.evaluate(model, EXPERIMENT, testing)["spatial"]
+        return {"test_svm": (2 * scores).astype(np.float16)}
+
+    base = lab.run(EXPERIMENT, 1)
+    derived = lab.derived(EXPERIMENT, 1, "svm", {"c": 1}, ["svm"], compute)
+    assert isinstance(derived, Result)
+    np.testing.assert_allclose(derived.logits("svm"), 2 * base.logits("spatial"), rtol=2e-3)
+    assert derived.row["experiment"] == "tiny+svm"
+    assert derived.row["derived"] == {"of": base.key, "settings": {"c": 1}}
+    assert derived.outputs == ["svm"]
+    assert derived.ids() == base.ids()
+    lab.derived(EXPERIMENT, 1, "svm", {"c": 1}, ["svm"], compute)
+    assert calls == [(8, 4)], "the second call computes nothing"
+    keys = {lab.derived(EXPERIMENT, 1, name, {"c": c}, ["svm"], compute).key for name, c in (("svm", 2), ("svm2", 1))}
+    assert len(keys | {derived.key, base.key}) == 4
+
+
+# ---------------------------------------------------------------- does it repeat?
+
+
+def test_a_run_that_repeats(lab, root, store, tmp_path):
+    result = lab.run(EXPERIMENT, 1)
+    before = sorted(p for p in tmp_path.rglob("*"))
+    assert lab.first_losses(EXPERIMENT, 1) == pytest.approx(result.arrays["losses"][:3], abs=1e-6)
+    assert lab.verify(EXPERIMENT, 1)
+    assert lab.repeat(EXPERIMENT, 1).losses == pytest.approx(result.arrays["losses"], abs=1e-6)
+    assert sorted(p for p in tmp_path.rglob("*")) == before, "a check leaves nothing behind"
+
+
+def test_a_run_is_stale_when_the_code_gives_other_losses(lab, monkeypatch):
+    lab.run(EXPERIMENT, 1)
+    assert not lab.verify(replace(EXPERIMENT, build=lambda classes: TinyNet(classes, dropout=0.0)), 1)
+
+
+def test_a_run_is_stale_when_its_row_says_other_losses(lab):
+    lab.run(EXPERIMENT, 1)
+    [(path, row)] = list(rows(lab.library.own))
+    row["provenance"]["first_losses"][2] += 0.02
+    path.write_text(json.dumps(row))
+    assert not lab.verify(EXPERIMENT, 1)
+
+
+# ---------------------------------------------------------------- many runs
+
+
+def broken_net(classes: int) -> torch.nn.Module:
+    raise ReproError("this network cannot be built: choose another")
+
+
+def test_two_processes_give_what_one_gives_and_an_error_in_one_loses_nothing(root, store, tmp_path):
+    seen: list[tuple[str, int, int]] = []
+    serial = make_lab(root, store, tmp_path / "serial")
+    parallel = make_lab(root, store, tmp_path / "parallel", progress=lambda *at: seen.append(at))
+    runs = [(EXPERIMENT, 1), (EXPERIMENT, 2)]
+    serial.run_all(runs)
+    with pytest.raises(ReproError, match="this network cannot be built"):
+        parallel.run_all([*runs, (replace(EXPERIMENT, paper="broken", build=broken_net), 1)], processes=2)
+    assert ("runs", 1, 3) in seen
+    for run in runs:
+        assert parallel.has(*run)
+        a, b = serial.run(*run), parallel.run(*run)
+        assert all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays | b.arrays)
+        for result in (a, b):
+            result.row["provenance"].pop("seconds")
+        assert a.row == b.row
+
+
+def test_finished_runs_are_skipped(lab, monkeypatch):
+    lab.run_all([(EXPERIMENT, 1)])
+    monkeypatch.setattr(repro.experiments, "train", no_training)
+    lab.run_all([(EXPERIMENT, 1), (EXPERIMENT, 1)], processes=2)
+
+
+# ---------------------------------------------------------------- what it will cost
+
+
+def test_estimates(root, tmp_path):
+    empty = ClipStore(tmp_path / "store", short_side=16, flow_backend=backend_name())
+    lab = make_lab(root, empty, tmp_path / "runs")
+    before = lab.estimate([(EXPERIMENT, 1), (EXPERIMENT, 2)])
+    assert before.runs == 2
+    assert before.pairs == 12 * 9
+    assert before.flow_seconds > 0
+    assert before.store_bytes > 0
+    longer = replace(EXPERIMENT, recipe=replace(RECIPE, iterations=4000))
+    assert lab.estimate([(longer, 1)]).train_seconds > 100 * before.train_seconds
+    lab.run(EXPERIMENT, 1)
+    after = lab.estimate([(EXPERIMENT, 1), (EXPERIMENT, 2)])
+    assert (after.runs, after.pairs) == (1, 0)
+    assert after.train_seconds == pytest.approx(before.train_seconds / 2)
+    assert lab.estimate([(EXPERIMENT, 1)]).train_seconds == 0
+    assert str(after).startswith("1 runs to train (0 s), 0 flow fields to compute (0 s), 0 MB of disk")
+
+
+def test_seeds():
+    assert seeds_of(1) == [1]
+    assert seeds_of("2, 5") == [2, 5]
+    assert seeds_of("all", known=(1, 2, 3)) == [1, 2, 3]
+    for wrong in ("one", "", "1;2", None):
+        with pytest.raises(ReproError, match="is not understood"):
+            seeds_of(wrong)

@@ -1,0 +1,245 @@
+"""Extraction: what is stored is what the video holds; failures are named; killed runs go on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from repro.data.catalog import Clip, Dataset
+from repro.data.video import read_frames, write_video
+from repro.errors import ReproError
+from repro.flow import extract as module
+from repro.flow.extract import estimate, extract, fit
+from repro.flow.store import ClipStore, quantise
+from repro.flow.tvl1 import backend_name, tvl1
+
+# A run of its own, so that it can be killed: slow on purpose, one line per finished clip.
+SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_extract import make_dataset, open_store
+from repro.flow.extract import extract
+
+def tell(clip_id):
+    print(clip_id, flush=True)
+    time.sleep({pause})
+
+if __name__ == "__main__":
+    dataset = make_dataset(Path({root!r}), {count})
+    report = extract(dataset, open_store(Path({store!r})), dataset.clips, workers={workers}, progress=tell)
+    print("REPORT", len(report.done), len(report.present), len(report.failed), flush=True)
+"""
+
+
+def make_dataset(root: Path, count: int) -> Dataset:
+    """`count` videos of 4 frames, 24x20, each with its own texture in motion."""
+    clips = []
+    for i in range(count):
+        path = root / f"class {i % 2}" / f"v+{i}.mp4"
+        if not path.exists():
+            noise = np.random.default_rng(i).random((28, 32, 3), np.float32)
+            image = cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, np.stack([image[t : t + 20, t : t + 24] for t in range(4)]))
+        clips.append(Clip(f"class {i % 2}/v+{i}", f"class {i % 2}/v+{i}.mp4", i % 2, f"g{i}"))
+    return Dataset("test", root, ("class 0", "class 1"), tuple(clips), ("1",), "0" * 16)
+
+
+def open_store(root: Path, **settings: object) -> ClipStore:
+    return ClipStore(root, **{"short_side": 16, "flow_backend": backend_name(), **settings})  # type: ignore[arg-type]
+
+
+def start(tmp_path: Path, count: int, workers: int, pause: float) -> subprocess.Popen[str]:
+    """Start SCRIPT in a process group of its own."""
+    script = tmp_path / "run.py"
+    text = SCRIPT.format(
+        tests=str(Path(__file__).parent),
+        root=str(tmp_path / "data"),
+        store=str(tmp_path / "store"),
+        count=count,
+        workers=workers,
+        pause=pause,
+    )
+    script.write_text(text)
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def assert_group_ends(group: int, seconds: float = 30) -> None:
+    """Wait until no process of the group is left; end those that stay and fail."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("workers outlive their parent")
+
+
+def stored(store: ClipStore, clip_id: str) -> tuple[np.ndarray, np.ndarray]:
+    with store.open(clip_id) as clip:
+        return clip.rgb(range(clip.n_frames)).numpy(), clip.flow(range(clip.n_flow)).numpy()
+
+
+def test_what_is_stored(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 2), open_store(tmp_path / "store")
+    seen: list[str] = []
+    report = extract(dataset, store, dataset.clips, progress=seen.append)
+    assert report.done == seen == [c.id for c in dataset.clips]
+    assert not (report.present or report.failed or report.flawed)
+    frames = read_frames(dataset.video(dataset.clips[1]), 16)
+    assert frames.shape == (4, 16, 19, 3)
+    grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in frames])
+    rgb, flow = stored(store, dataset.clips[1].id)
+    assert np.abs(rgb - frames.transpose(0, 3, 1, 2).astype(int)).mean() < 3
+    expected = quantise(np.concatenate([tvl1(grey[t : t + 1], grey[t + 1 : t + 2]) for t in range(3)]), 20)
+    assert np.abs(flow - expected.astype(int)).max() <= 3
+    assert extract(dataset, store, dataset.clips).present == seen
+
+
+def test_frames_only_then_flow(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "data", 1)
+    clip_id = dataset.clips[0].id
+    frames_only = open_store(tmp_path / "store", flow_backend=None)
+    assert extract(dataset, frames_only, dataset.clips).done == [clip_id]
+    assert extract(dataset, frames_only, dataset.clips).present == [clip_id]
+    store = open_store(tmp_path / "store")
+    assert not store.has(clip_id)
+    assert extract(dataset, store, dataset.clips).done == [clip_id]
+    assert store.has(clip_id)
+
+
+def test_failures_are_named_and_the_rest_is_done(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 4), open_store(tmp_path / "store")
+    (dataset.root / dataset.clips[1].path).write_bytes(b"not a video")
+    (dataset.root / dataset.clips[2].path).unlink()
+    write_video(dataset.root / dataset.clips[3].path, np.zeros((1, 20, 24, 3), np.uint8))  # no pair: no flow, no error
+    report = extract(dataset, store, dataset.clips)
+    assert report.done == [dataset.clips[0].id, dataset.clips[3].id]
+    assert set(report.failed) == {dataset.clips[1].id, dataset.clips[2].id}
+    assert all(Path(dataset.clips[i].path).name in report.failed[dataset.clips[i].id] for i in (1, 2))
+    with pytest.raises(ReproError, match="opened as a video"):
+        extract(dataset, store, dataset.clips, on_error="raise")
+
+
+def test_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 2), open_store(tmp_path / "store")
+
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ReproError, match="disk is full"):
+        extract(dataset, store, dataset.clips)
+
+
+def test_flow_of_another_backend_is_refused(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 1), open_store(tmp_path / "store", flow_backend="tvl1-other")
+    with pytest.raises(ReproError, match="holds flow by tvl1-other"):
+        extract(dataset, store, dataset.clips)
+
+
+def test_flow_root(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 1), open_store(tmp_path / "store", flow_backend="folder")
+    clip = dataset.clips[0]
+    folder = tmp_path / "flow" / clip.id
+    folder.mkdir(parents=True)
+    for n in range(1, 4):  # twice the frames' size: 38x32, u = 10 px, v = 0
+        for axis, value in (("x", 10), ("y", 0)):
+            image = np.full((32, 38), quantise(np.array(float(value)), 20), np.uint8)
+            cv2.imwrite(str(folder / f"flow_{axis}_{n:05d}.jpg"), image)
+    assert extract(dataset, store, [clip], flow_root=tmp_path / "flow").done == [clip.id]
+    _, flow = stored(store, clip.id)
+    assert flow.shape == (3, 2, 16, 19)
+    assert np.abs(flow[:, 0].astype(int) - quantise(np.array(5.0), 20)).max() <= 1 and (flow[:, 1] == 128).all()
+
+
+def test_fit_scales_displacements() -> None:
+    flow = np.ones((2, 2, 10, 20), np.float32)
+    resized = fit(flow, (30, 40))
+    assert resized.shape == (2, 2, 30, 40)
+    assert np.allclose(resized[:, 0], 2) and np.allclose(resized[:, 1], 3)
+    assert fit(flow, (10, 20)) is flow
+
+
+def test_estimate(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 7), open_store(tmp_path / "store")
+    (dataset.root / dataset.clips[0].path).write_bytes(b"not a video")
+    pairs, seconds, size = estimate(dataset, store, dataset.clips)
+    assert pairs == 7 * 3
+    assert seconds == pytest.approx(7 * 4 * (20 * 24 * 0.8**2) * module.SECONDS_PER_PIXEL)
+    assert 0 < size < 7 * 4 * 20 * 24 * 3
+    extract(dataset, store, dataset.clips[1:])
+    assert estimate(dataset, store, dataset.clips[1:]) == (0, 0, 0)
+    assert estimate(dataset, open_store(tmp_path / "frames", flow_backend=None), dataset.clips)[:2] == (0, 0)
+
+
+def test_kill_and_resume(tmp_path: Path) -> None:
+    """SIGKILL of the parent in the middle: its workers end too, the store holds whole files only, and a second run
+    does exactly the rest, with the same bytes as a run that nobody disturbed."""
+    dataset, store = make_dataset(tmp_path / "data", 6), open_store(tmp_path / "store")
+    process = start(tmp_path, 6, workers=2, pause=0.3)
+    assert process.stdout is not None and process.stderr is not None
+    for _ in range(2):
+        assert process.stdout.readline(), process.stderr.read()
+    process.kill()  # the parent alone
+    process.wait()
+    assert_group_ends(process.pid)
+    process.communicate()
+    done = [c.id for c in dataset.clips if store.has(c.id)]
+    (tmp_path / "store" / "class 0" / ".v+0.half.tmp").write_bytes(b"left behind")
+    assert len(done) >= 2
+    report = extract(dataset, store, dataset.clips)
+    assert sorted(report.present) == sorted(done) and len(report.done) == 6 - len(done)
+    undisturbed = open_store(tmp_path / "other")
+    extract(dataset, undisturbed, dataset.clips)
+    for clip in dataset.clips:
+        assert store.path(clip.id).read_bytes() == undisturbed.path(clip.id).read_bytes()
+
+
+def test_interrupt_ends_all_processes(tmp_path: Path) -> None:
+    """Ctrl-C: the terminal sends SIGINT to the whole group."""
+    make_dataset(tmp_path / "data", 6)
+    process = start(tmp_path, 6, workers=2, pause=0.5)
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "KeyboardInterrupt" in errors
+    assert errors.count("Traceback") == 1, errors  # the parent's; the workers say nothing
+    assert_group_ends(process.pid)
+
+
+def test_two_processes_on_one_store(tmp_path: Path) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 6), open_store(tmp_path / "store")
+    process = start(tmp_path, 6, workers=1, pause=0.05)
+    assert process.stdout is not None
+    process.stdout.readline()
+    report = extract(dataset, store, dataset.clips[::-1], progress=lambda _: time.sleep(0.05))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    done, present, failed = (int(n) for n in output.splitlines()[-1].split()[1:])
+    assert done + present == 6 and failed == 0
+    assert len(report.done) + len(report.present) == 6 and report.present and not report.failed
+    assert len(report.done) + done >= 6
+    for clip in dataset.clips:
+        stored(store, clip.id)  # checks every checksum
+    assert not list((tmp_path / "store").rglob(".*.tmp"))
