@@ -40,7 +40,9 @@ class FakeScores:
         self.datasets = ("motionshapes",)
         self.asked: list[tuple[str, str]] = []
 
-    def correct(self, method: str, dataset: str, subset: Mapping[str, str]) -> tuple[Array, Array, float] | None:
+    def correct(
+        self, method: str, dataset: str, subset: Mapping[str, str], beside: str = ""
+    ) -> tuple[Array, Array, float] | None:
         self.asked.append((method, dataset))
         if dataset not in self.datasets or (method, bool(subset)) not in self.accuracy:
             return None
@@ -169,8 +171,10 @@ def test_printed_numbers_get_a_binomial_interval() -> None:
 
 def test_different_clips_are_an_error() -> None:
     class Shuffled(FakeScores):
-        def correct(self, method: str, dataset: str, subset: Mapping[str, str]) -> tuple[Array, Array, float] | None:
-            found = super().correct(method, dataset, subset)
+        def correct(
+            self, method: str, dataset: str, subset: Mapping[str, str], beside: str = ""
+        ) -> tuple[Array, Array, float] | None:
+            found = super().correct(method, dataset, subset, beside)
             return found and (found[0], found[1][:: -1 if method == "be" else 1], found[2])
 
     with pytest.raises(ReproError, match="same clips"):

@@ -16,8 +16,9 @@ from fakes import RECIPE, SAMPLING, save_clip, tiny_net
 from nbformat.v4 import new_code_cell, new_notebook
 
 from repro import setup
-from repro.cli import console, main, tools
+from repro.cli import bench, console, main, tools
 from repro.data.catalog import load_dataset
+from repro.data.video import write_video
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab
 from repro.flow.store import ClipStore
@@ -103,6 +104,8 @@ TRAIN = "train paper tiny --dataset folder"
         ("reported nothing", "no published data named"),
         ("predict none.avi --run ab", "no video none.avi"),
         ("run nowhere", "no notebook nowhere"),
+        ("bench flow --size 320x8", "'320x8' is no WxH from 16x16 on"),
+        ("bench flow --clips nowhere", "no videos in nowhere"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_2(line, message, capsys):
@@ -182,10 +185,33 @@ def test_published_numbers(capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(cells) + 1
 
 
-@pytest.mark.parametrize("what", ["flow", "loader"])
-def test_timings(what, capsys):
-    assert repro(f"bench {what} --repeats 1") == 0
+def test_loader_timing(capsys):
+    assert repro("bench loader --repeats 1") == 0
     assert "median" in capsys.readouterr().out
+
+
+def test_flow_timing(capsys, tmp_path):
+    assert repro("bench flow --size 24x16 --pairs 6") == 0
+    out = capsys.readouterr().out
+    for line in ("6 pairs of 24x16 (invented), one thread", "tvl1-fused-1", "tvl1-opencv-", "ratio", "difference"):
+        assert line in out
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", np.random.default_rng(0).integers(0, 256, (4, 40, 56, 3), np.uint8))
+    assert repro(f"bench flow --clips {tmp_path} --size 30x20 --pairs 3 --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["size"], found["source"]) == ([30, 20], "clips")
+    assert [pair["kind"] for pair in found["pairs"]] == ["a.mp4", "a.mp4", "b.mp4"]
+    assert found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
+    assert found["difference"]["mean_px"] < 1 and 0.5 < found["difference"]["bytes_within_1"] <= 1
+
+
+def test_pairs_for_the_flow_timing():
+    pairs = list(bench.invented_pairs(10, 32, 48))
+    assert [pair.kind for pair in pairs[:5]] == list(bench.KINDS)
+    assert all(a.first.shape == (32, 48) and (a.first != a.second).any() for a in pairs)
+    again = list(bench.invented_pairs(10, 32, 48))
+    assert all(np.array_equal(a.second, b.second) for a, b in zip(pairs, again, strict=True))
+    assert not np.array_equal(pairs[0].first, pairs[5].first)
 
 
 # ---------------------------------------------------------------- data and flow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,10 @@ import torch
 
 from repro.data.catalog import Clip
 from repro.errors import ReproError
+from repro.flow import tvl1 as module
 from repro.flow.folders import read_flow_folder
 from repro.flow.store import dequantise, quantise
-from repro.flow.tvl1 import backend_name, tvl1
+from repro.flow.tvl1 import BACKENDS, backend_name, tvl1
 
 
 def texture(height: int = 64, width: int = 80) -> np.ndarray:
@@ -21,36 +23,42 @@ def texture(height: int = 64, width: int = 80) -> np.ndarray:
     return cv2.normalize(cv2.GaussianBlur(noise, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
 
 
-def test_identical_frames_do_not_move() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_identical_frames_do_not_move(backend: str) -> None:
     image = texture()[None]
-    flow = tvl1(image, image)
+    flow = tvl1(image, image, backend=backend)
     assert flow.shape == (1, 2, 64, 80) and flow.dtype == torch.float32
     assert flow.abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("dx", "dy"), [(3, 0), (0, -2), (-2, 1)])
-def test_translation_is_recovered(dx: int, dy: int) -> None:
+def test_translation_is_recovered(dx: int, dy: int, backend: str) -> None:
     big = texture(80, 96)
     first, second = big[8:72, 8:88], big[8 - dy : 72 - dy, 8 - dx : 88 - dx]
-    u, v = tvl1(first[None], second[None])[0][:, 8:-8, 8:-8]
+    u, v = tvl1(first[None], second[None], backend=backend)[0][:, 8:-8, 8:-8]
     assert abs(float(u.median()) - dx) < 0.05 and abs(float(v.median()) - dy) < 0.05
     assert (u - dx).abs().mean() < 0.1 and (v - dy).abs().mean() < 0.1
 
 
-def test_types_and_batches_agree() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_types_and_batches_agree(backend: str) -> None:
+    def flow(first: object, second: object) -> torch.Tensor:
+        return tvl1(first, second, backend=backend)  # type: ignore[arg-type]
+
     images = np.stack([np.roll(texture(32, 40), i, axis=1) for i in range(3)])
-    flow = tvl1(images[:2], images[1:])
+    found = flow(images[:2], images[1:])
     for kind in (torch.from_numpy, lambda x: x.astype(np.float64), lambda x: torch.from_numpy(x).half()):
-        other = tvl1(kind(images[:2]), kind(images[1:]))
-        assert (other - flow).abs().mean() < 1e-3
-    assert torch.equal(tvl1(images[1:2], images[2:3])[0], flow[1])
-    assert torch.equal(tvl1(images[:2], torch.from_numpy(images[1:]).float()), tvl1(images[:2] * 1.0, images[1:] * 1.0))
-    assert tvl1(images[:0], images[:0]).shape == (0, 2, 32, 40)
+        assert (flow(kind(images[:2]), kind(images[1:])) - found).abs().mean() < 1e-3
+    assert torch.equal(flow(images[1:2], images[2:3])[0], found[1])
+    assert torch.equal(flow(images[:2], torch.from_numpy(images[1:]).float()), flow(images[:2] * 1.0, images[1:] * 1.0))
+    assert flow(images[:0], images[:0]).shape == (0, 2, 32, 40)
 
 
-def test_parameters_reach_the_solver() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_parameters_reach_the_solver(backend: str) -> None:
     first, second = texture(32, 40)[None], np.roll(texture(32, 40), 1, axis=1)[None]
-    reference = tvl1(first, second)
+    reference = tvl1(first, second, backend=backend)
     others = [
         {"tau": 0.1},
         {"lambda_": 0.05},
@@ -63,7 +71,8 @@ def test_parameters_reach_the_solver() -> None:
         {"median": 1},
     ]
     for changed in others:
-        assert not torch.equal(tvl1(first, second, **changed), reference), changed  # type: ignore[arg-type]
+        other = tvl1(first, second, **changed, backend=backend)  # type: ignore[arg-type]
+        assert not torch.equal(other, reference), changed
 
 
 def test_bad_arguments() -> None:
@@ -78,7 +87,26 @@ def test_bad_arguments() -> None:
         tvl1(image.astype(np.int64), image.astype(np.int64))
     with pytest.raises(ReproError, match="did you mean 'opencv'"):
         tvl1(image, image, backend="opencvv")
-    assert backend_name() == f"tvl1-opencv-{cv2.__version__.split('.')[0]}"
+
+
+def test_names_tell_flows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV's interpolation, and with it every flow, changed from version 4 to 5."""
+    names = {}
+    for version in ("4.13.0", "5.0.0"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cv2, "__version__", version)
+            names[version[0]] = runpy.run_path(module.__file__)["BACKENDS"]
+    assert names["5"] == {"fused": "tvl1-fused-1", "opencv": "tvl1-opencv-5"}
+    assert names["4"] == {"fused": "tvl1-fused-1-opencv-4", "opencv": "tvl1-opencv-4"}
+    assert backend_name() == module.BACKENDS["fused"] and backend_name("opencv") == module.BACKENDS["opencv"]
+
+
+def test_opencv_without_the_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "optflow")
+    image = texture(16, 16)[None]
+    with pytest.raises(ReproError, match="install opencv-contrib-python-headless"):
+        tvl1(image, image, backend="opencv")
+    assert not tvl1(image, image).any()
 
 
 def read_flo(path: Path) -> np.ndarray:
@@ -92,7 +120,7 @@ def read_flo(path: Path) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "crop", "bound"),
     [
-        # mean end-point error in px; OpenCV 5.0 gives .131 and .128. Yosemite without the sky: clouds do not keep their
+        # mean end-point error in px; OpenCV's gives .131 and .128. Yosemite without the sky: clouds do not keep their
         # brightness, so its truth is not what a data term can find
         ("yosemite", (slice(80, None), slice(None)), 0.14),
         ("middlebury_RubberWhale", (slice(100, 260), slice(200, 400)), 0.14),

@@ -184,7 +184,7 @@ def test_shared_parameters_count_once() -> None:
 
 def test_descriptions() -> None:
     stages = resnet("resnet50", width=0.25).stages()
-    assert describe(stages["conv1"]) == "[7x7, 16] x 1, stride 2"
-    assert describe(stages["pool1"]) == "max 3x3, stride 2"
+    assert describe(stages["conv1"]) == "kernel 7x7, 16 maps, stride 2"
+    assert describe(stages["pool1"]) == "kernel 3x3, stride 2"
     assert describe(stages["conv4_x"]) == "[1x1, 64; 3x3, 64; 1x1, 256] x 6, stride 2"
     assert describe(vgg("vgg19", width=0.25).stages()["conv3_x"]) == "[3x3, 64] x 4, stride 1"

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -200,16 +201,27 @@ class Lab:
     # -- work -------------------------------------------------------------------------------------------------------
 
     def prepare(self, clips: Iterable[Clip]) -> None:
-        """Decode clips and compute their flow where the store does not hold them yet."""
-        absent = [c for c in clips if not self.store.has(c.id) and c.id not in self.unusable]
-        if not absent:
-            return
-        done = itertools.count(1)
-        report = extract(
-            self.dataset, self.store, absent, workers=max(1, self.workers), on_error=self.on_error,
-            flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
-        )  # fmt: skip
-        self.unusable.update(report.failed)
+        """Decode clips and compute their flow where the store does not hold them yet; note which cannot be used."""
+        clips = [c for c in clips if c.id not in self.unusable]
+        absent = [c for c in clips if not self.store.has(c.id)]
+        if absent:
+            done = itertools.count(1)
+            workers = min(os.cpu_count() or 1, 1 + len(absent) // 8)  # starting a process costs what some clips do
+            report = extract(
+                self.dataset, self.store, absent, workers=workers, on_error=self.on_error,
+                flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
+            )  # fmt: skip
+            self.unusable.update(report.failed)
+        for clip in clips:
+            if clip.id not in self.unusable and not self._moves(clip):
+                reason = f"{self.dataset.video(clip)} has a single frame, hence no optical flow"
+                if self.on_error == "raise":
+                    raise ReproError(f"{reason}: leave it out of the data set")
+                self.unusable[clip.id] = reason
+
+    def _moves(self, clip: Clip) -> bool:
+        with self.store.open(clip.id) as stored:
+            return bool(stored.n_flow > 0)
 
     def run(self, experiment: Experiment, seed: int) -> Result:
         """The run's result: from the library, else trained, evaluated and filed."""
@@ -274,8 +286,8 @@ class Lab:
 
     def repeat(self, experiment: Experiment, seed: int) -> History:
         """Train a run again from scratch, keeping nothing."""
+        self.prepare(self.clips(experiment)[0])
         training, _ = self.clips(experiment)
-        self.prepare(training)
         torch.manual_seed(seed)
         model = experiment.build(len(self.dataset.classes))
         samples = TrainingSamples(self.store, training, experiment.sampling, seed)

@@ -26,7 +26,7 @@ from repro.papers import reported as published
 from repro.results import rows
 from repro.setup import recorded_folder, runs_folder
 
-NEEDED = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "av", "opencv-contrib-python-headless")
+NEEDED = ("torch", "torchvision", "numpy", "numba", "scipy", "scikit-learn", "av", "opencv-contrib-python-headless")
 NEEDED_BY_NOTEBOOKS = ("papermill", "nbformat", "ipykernel", "matplotlib", "seaborn")
 ROOM = 2e9  # bytes free without which extracting flow soon ends
 

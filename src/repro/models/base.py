@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from repro.errors import ReproError
 Stages = dict[str, tuple[nn.Module, ...]]
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """An image network without its classifier.
 
     `endpoints` maps the stages to their output channels, in order; `channels` is the last of them; `features(x)`
@@ -27,9 +28,9 @@ class Backbone(nn.Module):
         self.endpoints = endpoints
         self.channels = list(endpoints.values())[-1]
 
+    @abstractmethod
     def stages(self) -> Stages:
         """Return the modules of each stage, in the order in which they run; names as in `endpoints`."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images or flow stacks (N, in_channels, H, W) to the last stage's output (N, channels, h, w)."""

@@ -65,7 +65,7 @@ def describe(modules: tuple[nn.Module, ...]) -> str:
     """Describe a stage as architecture tables do: "[1x1, 128; 3x3, 128; 1x1, 512] x 4, stride 2"."""
     first = modules[0]
     if isinstance(first, nn.MaxPool2d):
-        return f"max {first.kernel_size}x{first.kernel_size}, stride {first.stride}"
+        return f"kernel {first.kernel_size}x{first.kernel_size}, stride {first.stride}"
     if isinstance(first, nn.Sequential):  # a stage of residual blocks: its first block stands for all
         blocks, layers = len(first), list(first[0].children())
         convolutions = [m for m in layers if isinstance(m, nn.Conv2d)]  # not the shortcut's, which is a level deeper
@@ -73,6 +73,9 @@ def describe(modules: tuple[nn.Module, ...]) -> str:
         convolutions = [m for m in modules if isinstance(m, nn.Conv2d)]
         blocks, convolutions = len(convolutions), convolutions[:1]
     stride = math.prod(c.stride[0] for c in convolutions)
+    if blocks == 1 and len(convolutions) == 1:
+        only = convolutions[0]
+        return f"kernel {only.kernel_size[0]}x{only.kernel_size[1]}, {only.out_channels} maps, stride {stride}"
     kernels = [f"{c.kernel_size[0]}x{c.kernel_size[1]}, {c.out_channels}" for c in convolutions]
     return f"[{'; '.join(kernels)}] x {blocks}, stride {stride}"
 

@@ -6,6 +6,7 @@ The fusion of Sec. 3.3 is in `stilt_fusion`. B clips, T snippets, L flow frames,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -148,7 +149,7 @@ class Head(nn.Module):
 # ---------------------------------------------------------------- Sec. 3.1, 4.2: the streams
 
 
-class Streams(nn.Module):
+class Streams(nn.Module, ABC):
     """The backbones of one or two streams and the pool behind them (Table 2)."""
 
     def __init__(self, config: Config, modalities: tuple[str, ...]) -> None:
@@ -170,9 +171,9 @@ class Streams(nn.Module):
         """
         return self.explain(rgb, flow).logits
 
+    @abstractmethod
     def explain(self, rgb: Tensor | None, flow: Tensor | None) -> Output:
         """Return logits, attention maps and features."""
-        raise NotImplementedError
 
     def maps(self, modality: str, rgb: Tensor | None, flow: Tensor | None) -> Tensor:
         """Return the backbone's last feature maps, (B, T, C, h, w)."""

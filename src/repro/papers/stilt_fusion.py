@@ -6,6 +6,7 @@ class, spatial first.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog, minimize_scalar
 from scipy.special import log_softmax, softmax
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -70,7 +72,7 @@ def awf_weights(coefficients: Array, bounds: str = "simplex") -> Array:
     result = linprog(-c.ravel(), bounds=(0.0, 1.0), A_eq=rows, b_eq=sums, method="highs")
     if not result.success:
         raise ReproError(f"no fusion weights ({result.message}): check the scores")
-    weights = np.asarray(result.x, dtype=float).reshape(classes, 2)
+    weights = np.asarray(result.x, dtype=float).reshape(classes, 2) + 0.0  # no -0
     if bounds == "simplex":
         weights[tie] = 0.5
     return weights
@@ -178,7 +180,10 @@ def _svm_scores(features: Array, labels: Array, test: Array, penalty: float, num
     if len(np.unique(labels)) < 2:
         raise ReproError("an SVM needs training clips of two classes: use more clips or other groups")
     model = make_pipeline(StandardScaler(), LinearSVC(C=penalty, dual=False))
-    decision = model.fit(features, labels).decision_function(test)
+    with warnings.catch_warnings():
+        # At the largest penalties the solver may stop at its limit of steps, having separated the classes long before.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        decision = model.fit(features, labels).decision_function(test)
     if decision.ndim == 1:  # two classes: one signed distance
         decision = np.stack([-decision, decision], axis=1)
     scores = np.full((len(test), num_classes), -np.inf)

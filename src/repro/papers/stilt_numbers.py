@@ -46,9 +46,14 @@ class ClaimScores:
     def datasets(self) -> Sequence[str]:
         return list(self.scores)
 
-    def correct(self, method: str, dataset: str, subset: Mapping[str, str]) -> tuple[Array, Array, float] | None:
-        """Right or wrong (S, N), groups (N,), chance; None when it was not run."""
-        return self.scores[dataset].correct(method, subset) if dataset in self.scores else None
+    def correct(
+        self, method: str, dataset: str, subset: Mapping[str, str], beside: str = ""
+    ) -> tuple[Array, Array, float] | None:
+        """Right or wrong (S, N), groups (N,), chance; None when it was not run, or with no seed that `beside` has."""
+        if dataset not in self.scores:
+            return None
+        scores = self.scores[dataset]
+        return scores.correct(method, subset, scores.seeds_with(beside or method))
 
     def measure(self, name: str, dataset: str) -> tuple[Array, Array, Array] | None:
         """A and B (S, N), matched unit by unit, and groups (N,); None when it was not measured."""
@@ -99,18 +104,17 @@ def _weight_by_factor(scores: Scores) -> tuple[Array, Array, Array] | None:
     return weights[:, look], weights[:, move], np.arange(len(look))
 
 
-def _by_group(correct: Array, groups: Array, keep: Array) -> Array:
-    """Mean correctness per group among the clips kept, (S, G); a group without such clips is an error."""
-    return np.stack([correct[:, (groups == g) & keep].mean(1) for g in np.unique(groups)], axis=1)
-
-
 def _split_by(scores: Scores, easy: Array, hard: Array) -> tuple[Array, Array, Array] | None:
+    """Accuracy of the whole network on easy and on hard clips, (S, G) each, over the groups that have both kinds."""
     found = scores.correct(f"{MAIN}+awf")
     if found is None:
         return None
     correct, groups, _ = found
-    a, b = (_by_group(correct, groups, keep) for keep in (easy, hard))
-    return a, b, np.unique(groups)
+    both = [g for g in np.unique(groups) if easy[groups == g].any() and hard[groups == g].any()]
+    if not both:
+        return None
+    a, b = (np.stack([correct[:, (groups == g) & kind].mean(1) for g in both], axis=1) for kind in (easy, hard))
+    return a, b, np.array(both)
 
 
 def _by_camera(scores: Scores) -> tuple[Array, Array, Array] | None:
@@ -131,7 +135,7 @@ def _by_likeness(scores: Scores) -> tuple[Array, Array, Array] | None:
 
 def _by_resolution(scores: Scores) -> tuple[Array, Array, Array] | None:
     probed = probe(scores, "half-size")
-    found = scores.correct(MAIN)
+    found = scores.correct(MAIN, seeds=scores.seeds_with(f"{MAIN}+probes"))
     if probed is None or found is None:
         return None
     return found[0].astype(float), probed.astype(float), found[1]
@@ -178,7 +182,7 @@ def probe(scores: Scores, name: str) -> Array | None:
     if not seeds:
         return None
     fused = [np.concatenate([scores.runs[run, x, s].arrays[f"fused_{name}"] for x in scores.splits]) for s in seeds]
-    return np.stack([p.argmax(1) == scores.labels(MAIN) for p in fused])
+    return np.stack([p.argmax(1) == scores.labels(run) for p in fused])
 
 
 # ---------------------------------------------------------------- live values of the ledger
@@ -249,7 +253,7 @@ def _accuracies(scores: Scores, methods: Sequence[str]) -> str:
 
 def _changed(scores: Scores, name: str) -> str:
     assert name in PROBES
-    changed, found = probe(scores, name), scores.correct(MAIN)
+    changed, found = probe(scores, name), scores.correct(MAIN, seeds=scores.seeds_with(f"{MAIN}+probes"))
     if changed is None or found is None:
         return ""
     return (
@@ -340,7 +344,7 @@ def _svm_features(scores: Scores) -> str:
     for label, output in outputs.items():
         right = [
             np.concatenate([scores.runs[run, x, s].logits(output) for x in scores.splits]).argmax(1)
-            == scores.labels(MAIN)
+            == scores.labels(run)
             for s in seeds
         ]
         texts.append(f"{label} per stream (full width): {_percent(np.stack(right))}")

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from repro.errors import ReproError
+from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab
 from repro.metrics import softmax
 from repro.papers.stilt_derived import STIL, held_out
+from repro.papers.stilt_experiments import VARIANTS
 from repro.papers.stilt_fusion import (
     Choice,
     awf_coefficients,
@@ -38,6 +39,23 @@ RunKey = tuple[str, str, int]  # experiment, split, seed
 # for the data set at hand); the paper gives none (ledger stilt-L9). The first of equals is chosen.
 LAMBDAS = (0.01, 0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 STRENGTHS = (3.0, 1.0, 10.0, 30.0, 0.3)  # of the entropy term, in units of summed probability (ledger stilt-L8)
+
+
+def _methods() -> dict[str, tuple[str, ...]]:
+    """Every method, and every run that starts from a trained network, with the experiments that it needs."""
+    plain = ("spatial", "temporal")
+    fitted = ("", "+awf", "+awf-regularised")
+    out = {name: (name,) for name in plain} | {"best-single": plain} | {f"two-stream{f}": plain for f in fitted}
+    for name in VARIANTS:
+        if name not in plain:
+            out |= {name + suffix: (name,) for suffix in (":spatial", ":temporal", *fitted)}
+    for name in STIL:
+        out |= {f"{name}+{run}": (f"{name}+{run}", name) for run in ("svm", "attention", "probes")}
+    main = STIL[0]
+    return out | {f"{main}+awf-held-out": (main, f"{main}/held-out-0", f"{main}/held-out-1")}
+
+
+METHODS = _methods()
 
 
 @cache
@@ -75,16 +93,10 @@ class Scores:
 
     @staticmethod
     def needs(method: str) -> tuple[str, ...]:
-        """Names of the experiments whose runs a method is computed from."""
-        base, _, fusion = method.partition("+")
-        base = base.partition(":")[0]
-        if base in ("two-stream", "best-single"):
-            return ("spatial", "temporal")
-        if fusion == "svm":
-            return (f"{base}+svm",)
-        if fusion == "awf-held-out":
-            return (base, f"{base}/held-out-0", f"{base}/held-out-1")
-        return (base,)
+        """Names of the experiments whose runs a method is computed from. Unknown: ReproError with the nearest."""
+        if method not in METHODS:
+            raise ReproError(f"unknown method '{method}'{nearest(method, METHODS)}: write base[:stream][+fusion]")
+        return METHODS[method]
 
     def seeds_with(self, method: str) -> list[int]:
         """Seeds for which every run of a method is there, in every split."""
@@ -110,8 +122,9 @@ class Scores:
         return fuse(self.fitted(method, split, seed).weights, spatial, temporal)
 
     def best_single(self) -> str:
-        """The plain stream with the higher accuracy on the test clips, over all seeds and splits."""
-        mean = {m: found[0].mean() for m in ("spatial", "temporal") if (found := self.correct(m))}
+        """The plain stream with the higher accuracy on the test clips, over all seeds and splits that have both."""
+        seeds = self.seeds_with("best-single")
+        mean = {m: found[0].mean() for m in ("spatial", "temporal") if (found := self.correct(m, seeds=seeds))}
         return max(mean, key=lambda m: mean[m])
 
     def pair(self, base: str, split: str, seed: int, part: str = "test") -> tuple[Array, Array]:
@@ -170,11 +183,12 @@ class Scores:
     ) -> tuple[Array, Array, float] | None:
         """Correctness (S, N) by seed and clip, groups (N,) and chance; None when runs are missing.
 
+        `seeds`: those of them that the method was run with; all, unless given.
         A subset by `factor` decides among that factor's classes only, so that chance is exact; other tags (camera,
         event, ...) pick clips and leave all classes in.
         """
         available = self.seeds_with(method)
-        use = [s for s in (seeds or available) if s in available]
+        use = available if seeds is None else [s for s in seeds if s in available]
         if not use:
             return None
         labels, groups = self.labels(method), self.groups(method)
@@ -221,7 +235,8 @@ def lab_runs(labs: Iterable[Lab], experiments: Mapping[str, Experiment], seeds: 
     for lab in labs:
         names = {lab.key(e, seed): (e.name, seed) for e in everything for seed in seeds}
         for key, row in lab.library.rows.items():
-            origin = row.get("derived", {}).get("of", key)
-            if origin in names:
-                found[row["experiment"], lab.split, names[origin][1]] = lab.library.get(key)
+            derived = row.get("derived", {})
+            name, seed = names.get(derived.get("of", key), ("", 0))
+            if name:  # a row of the same key may bear another name: `repro train --fold 1/2` makes held-out-0
+                found[row["experiment"] if derived else name, lab.split, seed] = lab.library.get(key)
     return found

@@ -37,8 +37,13 @@ class Scores(Protocol):
     def datasets(self) -> Sequence[str]:
         """Data sets at hand, the one of the page first."""
 
-    def correct(self, method: str, dataset: str, subset: Mapping[str, str]) -> tuple[Array, Array, float] | None:
-        """Right or wrong (S, N) of seeds and test clips with the tags `subset`, in one order; groups (N,); chance."""
+    def correct(
+        self, method: str, dataset: str, subset: Mapping[str, str], beside: str = ""
+    ) -> tuple[Array, Array, float] | None:
+        """Right or wrong (S, N) of seeds and test clips with the tags `subset`, in one order; groups (N,); chance.
+
+        Only the seeds that the method `beside` was run with too, so that both can be compared.
+        """
 
     def measure(self, name: str, dataset: str) -> tuple[Array, Array, Array] | None:
         """A and B (S, N), fractions from 0 to 1 matched unit by unit, and groups (N,)."""
@@ -208,14 +213,15 @@ def _row(claim: Claim, test: Test, dataset: str, scores: Scores) -> ClaimRow:
             return ClaimRow(claim, test, comparison, dataset, Verdict(NOT_RUN))
         a, b, groups = measured
     else:
-        left, right = (scores.correct(method, dataset, test.subset) for method in (test.a, test.b))
+        left = scores.correct(test.a, dataset, test.subset, test.b)
+        right = scores.correct(test.b, dataset, test.subset, test.a)
         if left is None or right is None:
             return ClaimRow(claim, test, comparison, dataset, Verdict(NOT_RUN))
         (a, groups, _), (b, b_groups, chance) = left, right
         if not np.array_equal(groups, b_groups):
             raise ReproError(f"{claim.id}: {comparison} on {dataset} do not hold the same clips")
         # Some factors leave the baseline at chance by construction: that it learned, it shows on the whole test set.
-        whole, accuracy = scores.correct(test.b, dataset, {}) if test.subset else None, float(np.mean(b))
+        whole, accuracy = scores.correct(test.b, dataset, {}, test.a) if test.subset else None, float(np.mean(b))
         above_chance = float(np.mean(whole[0])) - whole[2] if whole else None
     difference = paired_difference(a, b, groups)
     baseline = {"baseline_accuracy": accuracy, "chance": chance, "above_chance": above_chance}

@@ -136,7 +136,7 @@ def accuracy_against(
             ax.vlines(at, low, high, color=hues[name], lw=1.5, zorder=2)
     if chance is not None:
         ax.axhline(100 * chance, color=INK, ls="--", lw=1.3, label="chance")
-    ax.set_xticks(places, [str(value) for value in x])
+    ax.set_xticks(places, [value if isinstance(value, str) else f"{value:g}" for value in x])
     ax.set(xlabel=xlabel, ylabel="accuracy (%)", ylim=(0, 103))
     fig.legend(loc="outside upper left", ncols=3, handlelength=1.4)
     return fig

@@ -7,7 +7,7 @@ reports any new name that is no parameter, checks values and data, and says what
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ from repro.data.catalog import DATASETS, load_dataset
 from repro.errors import ReproError, nearest
 from repro.experiments import Estimate, Experiment, Lab, seeds_of
 from repro.papers import PAPERS, Paper
-from repro.results import FIRST, Result, repeats
+from repro.results import FIRST, Result, repeats, rows
 from repro.setup import open_lab, splits_of
 from repro.training import History
 
@@ -57,11 +57,14 @@ def read_parameters(namespace: Mapping[str, Any], before: frozenset[str]) -> Par
         raise ReproError(f"'{name}' is no parameter of this notebook{nearest(name, known)}: use {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, default in known.items():
-        value, kind = namespace.get(name, default), type(default)
+        given, kind = namespace.get(name), type(default)
+        value = default if given is None else given
         try:
             values[name] = kind(value)
-        except (TypeError, ValueError):
-            raise ReproError(f"{name}={value!r}: {kind.__name__} expected, such as {default!r}") from None
+            if kind is not str and not values[name] == float(value) >= 0:  # 2.5 workers, -1, nan
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ReproError(f"{name}={value!r}: {kind.__name__} from 0 on expected, such as {default!r}") from None
     for name, options in (("preset", PRESETS), ("dataset", tuple(DATASETS))):
         if values[name] not in options:
             raise ReproError(
@@ -79,18 +82,25 @@ class Chapter:
         self.dataset = load_dataset(p.dataset, p.data_root or None)
         self.splits = splits_of(p.splits, self.dataset.splits)
         self.preset, self.trains = p.preset, True
+        asked = seeds_of("all" if p.seeds == "auto" else p.seeds)
+        self.seeds = asked if p.seeds != "auto" else [1]
         if p.preset == "auto":
             self.preset = "small"
             self._open_labs()
-            recorded = [s for s in (1, 2, 3) for e in self.experiments.values() if self.labs[0].has(e, s)]
-            self.trains = not recorded
-            if self.trains and self.labs[0].device.type == "cuda":
+            recorded = self._recorded(asked)
+            self.trains = not recorded if p.seeds == "auto" else recorded != asked
+            if not self.trains:
+                self.seeds = recorded
+            elif self.labs[0].device.type == "cuda":
                 self.preset = "paper"
         self._open_labs()
-        if p.seeds != "auto":
-            self.seeds = seeds_of(p.seeds)
-        else:
-            self.seeds = [1] if self.trains else sorted(set(recorded))
+
+    def _recorded(self, seeds: Sequence[int]) -> list[int]:
+        """Those seeds of which every split has a recorded run. Own ones do not count: they may have been stopped."""
+        folder = self.labs[0].library.recorded
+        keys = {row["key"] for _, row in rows(folder)} if folder else set()
+        every = self.experiments.values()
+        return [s for s in seeds if all(any(lab.key(e, s) in keys for e in every) for lab in self.labs)]
 
     def _open_labs(self) -> None:
         p = self.parameters

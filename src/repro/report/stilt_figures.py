@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class StiltFigures:
         trunk = [r for r in rows if r.table == 2]
         streams = {}
         for name, first in (("spatial", "3 x 224 x 224"), ("temporal", "20 x 224 x 224")):
-            boxes = [diagrams.Box("frame" if name == "spatial" else "10 flow fields", first)]
+            boxes = [diagrams.Box("frame" if name == "spatial" else "10 flows", first)]
             boxes += [diagrams.Box(r.layer, r.outputs[name].rpartition(" x ")[2] + " maps") for r in trunk[:-1]]
             boxes.append(diagrams.Box("pool", f"8 x {trunk[-1].outputs[name].rpartition(' x ')[2]}"))
             streams[name] = boxes
@@ -87,10 +88,11 @@ class StiltFigures:
 
     def example(self, factor: str = "binding") -> str:
         """The id of a test clip to show: of a factor, with a still camera, where the data set has such."""
-        ids = sorted(c.id for c in self.chapter.dataset.select(self.chapter.splits[0], "test"))
         tags = clip_tags(self.chapter.dataset.name)
-        wanted = [i for i in ids if tags and tags[i]["factor"] == factor and tags[i]["camera"] == "0"]
-        return (wanted or ids)[0]
+        if not tags:
+            return min(self.main.ids(MAIN))  # of those that could be decoded
+        test = self.chapter.dataset.select(self.chapter.splits[0], "test")
+        return min(c.id for c in test if tags[c.id]["factor"] == factor and tags[c.id]["camera"] == "0")
 
     def moving_example(self) -> Shown:
         """A clip with its flow, moving."""
@@ -113,16 +115,16 @@ class StiltFigures:
         labels = list(FACTORS) if tags else [i.split("/")[0] for i in ids]
         return show(
             drawings.clip_strip(rgb, flow, labels=labels),
-            alt="Five example frames in a row and their optical flow below: " + ", ".join(labels) + ".",
+            alt="Example frames in a row and their optical flow below: " + ", ".join(labels) + ".",
             caption="Examples of the data at hand (the paper's Figure 3 shows its three data sets): one frame each, "
             "and the flow to the next frame.",
         )
 
     def _one_per_class(self, count: int) -> list[str]:
         seen: dict[int, str] = {}
-        for clip in self.chapter.dataset.select(self.chapter.splits[0], "test"):
-            seen.setdefault(clip.label, clip.id)
-        return list(seen.values())[:count]
+        for label, clip_id in zip(self.main.labels(MAIN), self.main.ids(MAIN), strict=True):
+            seen.setdefault(int(label), clip_id)
+        return [seen[label] for label in sorted(seen)][:count]
 
     # -- figures ----------------------------------------------------------------------------------------------------
 
@@ -175,7 +177,7 @@ class StiltFigures:
             figures.accuracy_against(list(CAMERAS), arrays, intervals, COLOURS,
                                      1 / len(self.main.classes), xlabel="camera"),
             alt=f"Accuracy for a still, a drifting and a shaken camera. {text}.",
-            caption="Camera motion decides which stream leads. All classes; dots are seeds.",
+            caption="Accuracy over all classes as the camera moves more; dots are seeds.",
         )  # fmt: skip
 
     def snippets(self) -> Shown:
@@ -214,7 +216,7 @@ class StiltFigures:
 
             first, last = truth(ids[k]).event
             inside = [j for j, s in enumerate(starts) if s < last and s + 11 > first]
-            event = (float(inside[0]), float(inside[-1]))
+            event = (float(inside[0]), float(inside[-1])) if inside else None
         middle = np.minimum(np.array(starts) + 5, len(flow) - 1)
         most = {s: int(a.argmax()) + 1 for s, a in maps.items()}
         return show(
@@ -222,7 +224,7 @@ class StiltFigures:
             alt=f"Attention of the three steps over the {len(starts)} snippets of a clip ({ids[k].split('/')[0]}); "
             + ", ".join(f"{s} is largest at snippet {n}" for s, n in most.items()) + ".",
             caption=f"Where the trained network looks in a test clip ({ids[k].split('/')[0]}, seed {seed}); "
-            "shaded: the snippets that touch the event." if short else f"Where the trained network looks ({ids[k]}).",
+            "shaded: the snippets that touch the event." if event else f"Where the trained network looks ({ids[k]}).",
         )  # fmt: skip
 
     def attention_regions(self) -> Shown:
@@ -252,24 +254,27 @@ class StiltFigures:
         scores = self.main.scores(WHOLE, split, seed)
         scores = scores / scores.sum(1, keepdims=True)
         right = scores.argmax(1) == run.labels()
+        pools = [np.flatnonzero(right), np.flatnonzero(~right)]
+        drawn = [pool[np.linspace(0, len(pool) - 1, min(3, len(pool))).astype(int)] for pool in pools]
         rows: list[figures.Sample] = []
-        for wanted in (True, False):
-            pool = np.flatnonzero(right == wanted)
-            for k in pool[np.linspace(0, len(pool) - 1, min(3, len(pool))).astype(int)]:
-                frame = self._clip(run.ids()[k])[0]
-                rows.append(
-                    {
-                        "frame": frame[len(frame) // 2],
-                        "truth": self.main.classes[run.labels()[k]],
-                        "predicted": self.main.classes[scores[k].argmax()],
-                        "scores": dict(zip(self.main.classes, scores[k].tolist(), strict=True)),
-                    }
-                )
-        text = "; ".join(f"{r['truth']} taken for {r['predicted']}" for r in rows)
+        for k in (int(k) for pair in zip_longest(*drawn, fillvalue=-1) for k in pair if k >= 0):  # right, wrong, ...
+            frame = self._clip(run.ids()[k])[0]
+            rows.append(
+                {
+                    "frame": frame[len(frame) // 2],
+                    "truth": self.main.classes[run.labels()[k]],
+                    "predicted": self.main.classes[scores[k].argmax()],
+                    "scores": dict(zip(self.main.classes, scores[k].tolist(), strict=True)),
+                }
+            )
+        text = "; ".join(
+            f"{r['truth']}, " + ("right" if r["truth"] == r["predicted"] else f"taken for {r['predicted']}")
+            for r in rows
+        )
         return show(
-            figures.samples(rows),
+            figures.samples(rows, columns=2),
             alt=f"Test clips with their three best classes: {text}.",
-            caption=f"Test clips that STIL + AWF gets right (top) and wrong (bottom), evenly drawn; seed {seed}.",
+            caption=f"Test clips that STIL + AWF gets right (✓) and wrong (✗), evenly drawn; seed {seed}.",
         )
 
     def confusions(self) -> Shown:
@@ -297,7 +302,7 @@ class StiltFigures:
             figures.weights_per_class(self.main.classes, w),
             alt="Weight of the appearance and of the motion stream per class: "
             + ", ".join(f"{c} {a:.2f}" for c, a in zip(self.main.classes, w[:, 0], strict=True)) + " (appearance).",
-            caption=f"Regularised AWF (lambda {fitted.choice.lambda_:g}, strength {fitted.choice.strength:g}, "
+            caption=f"Regularised AWF (lambda {fitted.choice.lambda_:.3g}, strength {fitted.choice.strength:g}, "
             f"chosen on training folds; seed {seed}). Without the regulariser every pair is at one of the two ends.",
         )  # fmt: skip
 

@@ -160,15 +160,17 @@ def published(paper: str, table: str, reproduced: Mapping[tuple[str, str], str])
     unit = f" ({units.pop()})" if len(units) == 1 else ""
     title = f"Section {table.removeprefix('prose ')}" if table.startswith("prose") else f"Table {table}"
     heads: list[Column] = [title]
+    words = {c for c in columns if all(isinstance(cells[r, c].value, str) for r in rows)}  # columns without numbers
     for c in columns:
-        heads += [(f"{c}{unit}", "reported"), (f"{c}{unit}", "reproduced")] if beside else [f"{c}{unit}"]
+        pair = [(f"{c}{unit}", "reported"), (f"{c}{unit}", "reproduced")]
+        heads += [c] if c in words else pair if beside else [f"{c}{unit}"]
     body: list[tuple[Cell, ...]] = []
     for row in rows:
         line: list[Cell] = [row]
         for c in columns:
             cell = cells[row, c]
             line.append(_printed(cell.value, cell.unit))
-            if beside:
+            if beside and c not in words:
                 line.append(reproduced.get((row, c), NOT_RUN if cell.value is not None else ABSENT))
         body.append(tuple(line))
     note = "Reproduced: the paper's data set and protocol, mean and standard deviation over runs." if beside else ""
@@ -212,7 +214,12 @@ def comparison(
     if chance is not None:
         level = chance if isinstance(chance, Mapping) else dict.fromkeys(names, chance)
         body.append(("chance", *(percent(level[n]) if n in level else ABSENT for n in names)))
+    counts = {len(np.asarray(values[name])) for _, values in rows for name in values}
     meaning = "Top-1 accuracy in percent; ± is the standard deviation over seeds, [ ] the 95 % interval over clips."
+    if len(counts) == 1:  # say it once instead of in every cell
+        seeds = f"({(n := counts.pop())} seed{'s' * (n > 1)})"
+        body = [tuple(str(cell).removesuffix(f" {seeds}") for cell in line) for line in body]
+        meaning = f"{meaning[:-1]} {seeds}."
     return Table(("method", *names), tuple(body), caption, f"{meaning} {note}".strip())
 
 
@@ -271,6 +278,7 @@ def provenance(rows: Iterable[Mapping[str, Any]], stale: Collection[str] = ()) -
     dates = sorted({p["date"] for p in made})
     versions = sorted({f"{k} {v}" for p in made for k, v in p["versions"].items() if v})
     old = sorted(f"{row['experiment']} seed {row['seed']}" for key, row in by_key.items() if key in stale)
+    bad = sorted({clip for row in by_key.values() for clip in row.get("left_out", {})})
     fields: dict[str, Cell] = {
         "runs": str(len(by_key)),
         "recorded": dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}",
@@ -280,4 +288,6 @@ def provenance(rows: Iterable[Mapping[str, Any]], stale: Collection[str] = ()) -
         "training time": f"{sum(p['seconds'] for p in made) / 3600:.1f} h in all",
         "stale": f"{len(old)}: {', '.join(old)}" if old else "none",
     }
+    if bad:
+        fields["clips left out"] = f"{len(bad)}: {', '.join(bad[:10])}{', ...' if len(bad) > 10 else ''}"
     return _card("provenance", fields, {})
