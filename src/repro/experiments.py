@@ -206,7 +206,7 @@ class Lab:
         absent = [c for c in clips if not self.store.has(c.id)]
         if absent:
             done = itertools.count(1)
-            workers = min(os.cpu_count() or 1, 1 + len(absent) // 8)  # starting a process costs what some clips do
+            workers = min(os.cpu_count() or 1, 1 + len(absent) // 48)  # starting a process costs what some clips do
             report = extract(
                 self.dataset, self.store, absent, workers=workers, on_error=self.on_error,
                 flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -136,10 +137,13 @@ class StiltPage(StiltFigures):
     def recipe(self) -> Table:
         """The paper's schedule beside the one of this page."""
         name = self.chapter.dataset.name
-        columns = {"paper": preset("paper", name), f"here ({self.chapter.preset})": preset(self.chapter.preset, name)}
+        here, weights = preset(self.chapter.preset, name), self.chapter.parameters.weights
+        if weights != "auto":
+            here = replace(here, weights=weights)
+        columns = {"paper": preset("paper", name), f"here ({self.chapter.preset})": here}
         rows: dict[str, Callable[[Preset], str]] = {
             "width of the networks": lambda p: f"{p.width:g}",
-            "starting weights": lambda p: {"imagenet": "ImageNet", "none": "random"}[p.weights],
+            "starting weights": lambda p: {"imagenet": "ImageNet", "none": "random"}.get(p.weights, p.weights),
             "optimiser": lambda p: f"SGD, momentum {p.recipe.momentum:g}, weight decay {p.recipe.weight_decay:g}",
             "clips an update": lambda p: str(p.recipe.batch),
             "iterations": lambda p: f"{p.recipe.iterations:,}",
