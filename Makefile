@@ -64,8 +64,8 @@ unit: env ## unit tests
 
 nbval: env ## do the committed notebooks repeat?
 	@echo "== notebooks against their committed outputs"
-	@rm -rf $(SCRATCH)
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then $(NBVAL_ENV) $(BIN)/python -m pytest --nbval notebooks; else echo "no notebooks yet"; fi
+	@rm -rf $(SCRATCH) && mkdir -p _build/config
+	@if ls notebooks/*.ipynb >/dev/null 2>&1; then $(NBVAL_ENV) $(BIN)/python -m pytest -W default --nbval notebooks; else echo "no notebooks yet"; fi
 
 smoke: env ## run every notebook with preset=smoke from nothing
 	@$(BUILD) --smoke
