@@ -17,8 +17,8 @@ import pytest
 from repro.data.catalog import Clip, Dataset
 from repro.data.video import read_frames, write_video
 from repro.errors import ReproError
-from repro.flow import extract as module
-from repro.flow.extract import estimate, extract, fit
+from repro.flow.cost import SECONDS_PER_PIXEL, estimate
+from repro.flow.extract import extract, fit
 from repro.flow.store import ClipStore, quantise
 from repro.flow.tvl1 import backend_name, tvl1
 
@@ -185,7 +185,7 @@ def test_estimate(tmp_path: Path) -> None:
     (dataset.root / dataset.clips[0].path).write_bytes(b"not a video")
     pairs, seconds, size = estimate(dataset, store, dataset.clips)
     assert pairs == 7 * 3
-    assert seconds == pytest.approx(7 * 4 * (20 * 24 * 0.8**2) * module.SECONDS_PER_PIXEL)
+    assert seconds == pytest.approx(7 * 4 * (20 * 24 * 0.8**2) * SECONDS_PER_PIXEL)
     assert 0 < size < 7 * 4 * 20 * 24 * 3
     extract(dataset, store, dataset.clips[1:])
     assert estimate(dataset, store, dataset.clips[1:]) == (0, 0, 0)

@@ -32,8 +32,8 @@ from repro.data.catalog import Clip, Dataset
 from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol
+from repro.flow.cost import estimate as estimate_flow
 from repro.flow.extract import die_with_parent, extract
-from repro.flow.extract import estimate as estimate_flow
 from repro.flow.store import ClipStore
 from repro.models.count import multiply_adds
 from repro.results import FIRST, Library, Result, provenance, repeats, run_key

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from repro.cli.console import Progress, duration, table
 from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset
 from repro.errors import ReproError
-from repro.flow.extract import estimate, extract
+from repro.flow.cost import estimate
+from repro.flow.extract import extract
 from repro.setup import open_store
 
 
