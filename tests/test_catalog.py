@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from repro.data import motionshapes
-from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset, parse_hmdb51, parse_ucf101
+from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset, parse_hmdb51, parse_ucf101, unofficial
 from repro.errors import ReproError
 
 PEOPLE, ACTIONS = ("daria", "ido", "lena"), ("run", "walk", "wave1")
@@ -61,10 +61,32 @@ def ids(clips: tuple[Clip, ...]) -> list[str]:
 
 
 def message(name: str, root: Path, **options: bool) -> str:
+    """The one line that loading ends with; every file is as it was."""
+
+    def state() -> dict[str, tuple[int, int]]:
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in root.rglob("*")}
+
+    before = state()
     with pytest.raises(ReproError) as caught:
         load_dataset(name, root, **options)
     assert "\n" not in str(caught.value)
+    assert state() == before
     return str(caught.value)
+
+
+def put_full_size(root: Path, real_data: Path, name: str) -> Path:
+    """All videos that the official lists name, as hard links to one file, and the lists."""
+    lists = {"ucf101": parse_ucf101, "hmdb51": parse_hmdb51}[name](real_data / "splits" / name)
+    root.mkdir()
+    (root.parent / "video").write_bytes(b"x")
+    for class_name in lists.classes:
+        (root / class_name).mkdir()
+    for id_ in lists.labels:
+        os.link(root.parent / "video", root / f"{id_}.avi")
+    shutil.copytree(real_data / "splits" / name, root / "splits")
+    for path in (root / "splits", *(root / "splits").iterdir()):
+        path.chmod(0o755)
+    return root
 
 
 # -------------------------------------------------------------------------------------------------- official lists
@@ -94,15 +116,9 @@ def test_official_hmdb51_lists(real_data):
 
 @pytest.mark.parametrize(("name", "clips"), [("ucf101", 13320), ("hmdb51", 6766)])
 def test_full_size_trees_load_fast_and_have_disjoint_groups(real_data, tmp_path, name, clips):
-    lists = {"ucf101": parse_ucf101, "hmdb51": parse_hmdb51}[name](real_data / "splits" / name)
-    (tmp_path / "video").write_bytes(b"x")
-    for class_name in lists.classes:
-        (tmp_path / "set" / class_name).mkdir(parents=True)
-    for id_ in lists.labels:
-        os.link(tmp_path / "video", tmp_path / "set" / f"{id_}.avi")
-    shutil.copytree(real_data / "splits" / name, tmp_path / "set" / "splits")
+    root = put_full_size(tmp_path / "set", real_data, name)
     begin = time.perf_counter()
-    dataset = load_dataset(name, tmp_path / "set")
+    dataset = load_dataset(name, root)
     assert time.perf_counter() - begin < 5
     assert len(dataset.clips) == clips
     for split in dataset.splits:  # the official splits keep each source on one side
@@ -110,6 +126,56 @@ def test_full_size_trees_load_fast_and_have_disjoint_groups(real_data, tmp_path,
         assert not train & test
     if name == "ucf101":
         assert len({clip.group for clip in dataset.clips}) == 101 * 25
+    assert unofficial(dataset) == ""
+    (root / dataset.clips[0].path).unlink()
+    (root / dataset.clips[-1].path).rename(root / "stray.avi")
+    fewer = load_dataset(name, root, allow_missing=True)
+    assert unofficial(fewer) == ""  # the lists are what they were
+    assert (len(fewer.clips), len(fewer.missing), fewer.unlisted) == (clips - 2, 2, ("stray.avi",))
+
+
+def test_ucf101_lists_of_another_version(real_data, tmp_path):
+    root = put_full_size(tmp_path / "set", real_data, "ucf101")
+    lists = root / "splits"
+    official = (lists / "testlist01.txt").read_bytes()
+    shutil.copyfile(lists / "testlist02.txt", lists / "testlist01.txt")
+    says = message("ucf101", root)
+    assert "testlist01.txt: v_ApplyEyeMakeup_g08_c01 is in train and in test: get the split lists again" in says
+    group = b"YoYo/v_YoYo_g01_c01.avi\r\n"  # one clip of a group changes sides
+    assert group in official
+    (lists / "testlist01.txt").write_bytes(official.replace(group, b""))
+    with (lists / "trainlist01.txt").open("ab") as file:
+        file.write(group.replace(b"\r", b" 101\r"))
+    assert "'YoYo/g01' is in train and test of '1'" in message("ucf101", root)
+    (lists / "testlist01.txt").write_bytes(official)
+    shutil.copyfile(real_data / "splits" / "ucf101" / "trainlist01.txt", lists / "trainlist01.txt")
+    names = (lists / "classInd.txt").read_bytes()
+    (lists / "classInd.txt").write_bytes(names + b"102 Juggling\r\n")
+    assert unofficial(load_dataset("ucf101", root)).startswith("102 classes in place of 101: a subset, or lists of")
+    (lists / "classInd.txt").write_bytes(names[: names.index(b"101 YoYo")])
+    assert "class 'YoYo' is not in classInd.txt" in message("ucf101", root)
+
+
+def test_hmdb51_lists_of_another_version(real_data, tmp_path):
+    root = put_full_size(tmp_path / "set", real_data, "hmdb51")
+    path = root / "splits" / "golf_test_split2.txt"
+    official = path.read_text()
+    path.write_text((path.parent / "golf_test_split1.txt").read_text())  # the counts alone would not tell
+    found = unofficial(load_dataset("hmdb51", root))
+    assert found.startswith("split 2 has the right numbers of clips but not the same ones: a subset, or lists of")
+    path.write_text(official)
+    assert unofficial(load_dataset("hmdb51", root)) == ""
+    path.write_text(official.replace(" 2 \n", " 0 \n", 1))
+    found = unofficial(load_dataset("hmdb51", root))
+    assert found.startswith("split 2 has 3570 training and 1529 test clips in place of 3570 and 1530: a subset")
+    path.unlink()
+    assert "152 lists for 51 classes: get the split lists again" in message("hmdb51", root)
+    for path in root.glob("splits/golf_test_split?.txt"):
+        path.unlink()
+    dataset = load_dataset("hmdb51", root)
+    assert unofficial(dataset).startswith("50 classes in place of 51, split 1 has 3500 training and 1500 test clips")
+    assert unofficial(dataset).endswith("and 2, 3 differ too: a subset, or lists of another version")
+    assert {path.split("/")[0] for path in dataset.unlisted} == {"golf"}
 
 
 def test_real_clips_with_real_lists(real_data, tmp_path):
@@ -177,10 +243,40 @@ def test_missing_clips_are_named_or_left_out(tmp_path, name, build):
     assert f"1 of 4 listed clips are missing in {root}: {gone.id}" in message(name, root)
     kept = load_dataset(name, root, allow_missing=True)
     assert len(kept.clips) == 3
+    assert kept.missing == (gone.id,)
+    assert kept.listed == load_dataset(name, build(tmp_path / "whole")).listed
+    assert unofficial(kept).startswith("2 classes in place of")
     assert len(kept.classes) == 2
     for clip in kept.clips:
         (root / clip.path).unlink()
     assert "4 of 4 listed clips" in message(name, root, allow_missing=True)
+
+
+@pytest.mark.parametrize(("name", "build"), [("ucf101", put_ucf101), ("hmdb51", put_hmdb51)])
+def test_a_renamed_video_is_both_missing_and_in_no_list(tmp_path, name, build):
+    root = build(tmp_path)
+    first, second = (root / clip.path for clip in load_dataset(name, root).clips[:2])
+    first.rename(first.with_name("renamed.avi"))
+    assert f"; 1 video is in no list, e.g. {first.parent.name}/renamed.avi: renamed?; expected" in message(name, root)
+    second.rename(second.with_name("too.avi"))
+    says = message(name, root)
+    assert "2 of 4 listed clips are missing" in says
+    assert f"; 2 videos are in no list, e.g. {first.parent.name}/renamed.avi: renamed?; expected" in says
+    kept = load_dataset(name, root, allow_missing=True)
+    assert kept.unlisted == (f"{first.parent.name}/renamed.avi", f"{second.parent.name}/too.avi")
+    assert not {clip.path for clip in kept.clips} & {*kept.unlisted}
+
+
+def test_downloads_that_were_not_unpacked(tmp_path):
+    root = put(tmp_path / "set", "hmdb51_org.rar", "test_train_splits.rar")
+    says = message("hmdb51", root)
+    assert "no official split lists (*_test_split1.txt)" in says
+    assert "but archives (hmdb51_org.rar, test_train_splits.rar): unpack them" in says
+    put_hmdb51(root)
+    for path in HMDB:
+        (root / path).unlink()
+    assert "4 of 4 listed clips are missing" in message("hmdb51", root)
+    assert "but archives (hmdb51_org.rar, test_train_splits.rar): unpack them" in message("hmdb51", root)
 
 
 def test_an_empty_side_is_refused_when_it_is_asked_for(tmp_path):
@@ -325,7 +421,10 @@ def test_folder_with_a_split_file(tmp_path, header):
     assert ids(dataset.select("file", "train")) == ["a b/(x) [1]!", "lonely/one"]
     put(tmp_path, "split.csv", content=(header + lines + "a b/gone.mp4,test\n").encode())
     assert "1 of 5 listed clips are missing" in message("folder", tmp_path)
-    assert load_dataset("folder", tmp_path, allow_missing=True).clips == dataset.clips
+    kept = load_dataset("folder", tmp_path, allow_missing=True)
+    assert kept.clips == dataset.clips
+    assert (kept.missing, len(kept.unlisted)) == (("a b/gone",), 3)
+    assert unofficial(kept) == ""
     put(tmp_path, "split.csv", content=(header + lines + "lonely/one.mp4,test\n").encode())
     assert "'lonely/one' is in train and in test" in message("folder", tmp_path)
     put(tmp_path, "split.csv", content=(header + lines).encode("latin-1", errors="replace"))

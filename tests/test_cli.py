@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -16,12 +17,12 @@ from fakes import RECIPE, SAMPLING, save_clip, tiny_net
 from nbformat.v4 import new_code_cell, new_notebook
 
 from repro import setup
-from repro.cli import bench, console, main, tools
+from repro.cli import console, main, tools
 from repro.data.catalog import load_dataset
-from repro.data.video import write_video
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab
 from repro.flow.store import ClipStore
+from repro.flow.tvl1 import backend_name
 from repro.papers import PAPERS, Paper
 from repro.results import rows
 from repro.setup import committed, open_lab, recorded_folder, runs_folder, splits_of, store_folder
@@ -81,6 +82,9 @@ TRAIN = "train paper tiny --dataset folder"
         ("trian paper", "did you mean 'train'?"),
         ("data info hmdb", "did you mean 'hmdb51'?"),
         ("data info weizmann --root nowhere", "no folder nowhere"),
+        ("data verify weizmann --root nowhere", "no folder nowhere"),
+        ("data verify hmdb", "did you mean 'hmdb51'?"),
+        ("data verify folder --workers 0", "'0' is no number from 1 on"),
         ("train papers tiny", "unknown paper 'papers' (did you mean 'paper'?)"),
         ("train paper tyni --dataset folder", "no variant 'tyni' (did you mean 'tiny'?)"),
         ("train paper --dataset folder", "name variants, or give --all: tiny, other"),
@@ -99,6 +103,13 @@ TRAIN = "train paper tiny --dataset folder"
         (f"{TRAIN} --set lr", "write recipe.FIELD=VALUE"),
         (f"{TRAIN} --set protocol=quik", "did you mean 'quick'?"),
         (f"{TRAIN} --flow-root nowhere", "flow_root: no folder nowhere"),
+        (f"{TRAIN} --flow-bound 32", "--flow-bound is for flow that was extracted before: give its folder"),
+        (f"{TRAIN} --flow-backend opencvv", "did you mean 'opencv'?"),
+        ("flow extract folder --flow-bound 20", "--flow-bound is for flow that was extracted before"),
+        ("flow extract folder --flow-root data --flow-bound 0", "'0' is no number of px above 0"),
+        ("flow extract folder --flow-root data --flow-bound nan", "'nan' is no number of px above 0"),
+        ("flow extract folder --flow-root data --flow-backend opencv", "give one of them"),
+        ("flow verify folder --store nowhere", "make it with repro flow extract folder"),
         ("flow extract folder --split no", "has no split 'no'"),
         ("results show papr", "unknown paper 'papr' (did you mean 'paper'?)"),
         ("reported nothing", "no published data named"),
@@ -159,7 +170,7 @@ def test_the_module_is_the_command_and_help_needs_no_torch():
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
 
 
-# ---------------------------------------------------------------- doctor, reported, bench
+# ---------------------------------------------------------------- doctor, reported
 
 
 def test_doctor(capsys, monkeypatch, tmp_path):
@@ -185,35 +196,6 @@ def test_published_numbers(capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(cells) + 1
 
 
-def test_loader_timing(capsys):
-    assert repro("bench loader --repeats 1") == 0
-    assert "median" in capsys.readouterr().out
-
-
-def test_flow_timing(capsys, tmp_path):
-    assert repro("bench flow --size 24x16 --pairs 6") == 0
-    out = capsys.readouterr().out
-    for line in ("6 pairs of 24x16 (invented), one thread", "tvl1-fused-1", "tvl1-opencv-", "ratio", "difference"):
-        assert line in out
-    for name in ("a", "b"):
-        write_video(tmp_path / f"{name}.mp4", np.random.default_rng(0).integers(0, 256, (4, 40, 56, 3), np.uint8))
-    assert repro(f"bench flow --clips {tmp_path} --size 30x20 --pairs 3 --json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["size"], found["source"]) == ([30, 20], "clips")
-    assert [pair["kind"] for pair in found["pairs"]] == ["a.mp4", "a.mp4", "b.mp4"]
-    assert found["ratio"]["low"] <= found["ratio"]["median"] <= found["ratio"]["high"]
-    assert found["difference"]["mean_px"] < 1 and 0.5 < found["difference"]["bytes_within_1"] <= 1
-
-
-def test_pairs_for_the_flow_timing():
-    pairs = list(bench.invented_pairs(10, 32, 48))
-    assert [pair.kind for pair in pairs[:5]] == list(bench.KINDS)
-    assert all(a.first.shape == (32, 48) and (a.first != a.second).any() for a in pairs)
-    again = list(bench.invented_pairs(10, 32, 48))
-    assert all(np.array_equal(a.second, b.second) for a, b in zip(pairs, again, strict=True))
-    assert not np.array_equal(pairs[0].first, pairs[5].first)
-
-
 # ---------------------------------------------------------------- data and flow
 
 
@@ -235,14 +217,51 @@ def test_extracting_flow_goes_on_where_it_was(capsys, tmp_path):
     line = "flow extract folder --store s --short-side 16"
     assert repro(f"{line} --split stratified") == 0
     out = capsys.readouterr().out
-    assert "to do: 72 flow fields" in out
+    assert "to do: 80 frames, 72 flow fields" in out
     assert "8 clips: 8 extracted, 0 were there, 0 left out; 80 frames in" in out
     [folder] = (tmp_path / "s").iterdir()
     next(folder.rglob("*.clip")).unlink()
     assert repro(line) == 0
     out = capsys.readouterr().out
-    assert "to do: 9 flow fields" in out
+    assert "to do: 10 frames, 9 flow fields" in out
     assert "1 extracted, 7 were there, 0 left out; 10 frames" in out
+
+
+def test_closing_lines_of_an_extraction(capsys, tmp_path):
+    assert repro("flow extract folder --store s --short-side 16 --flow-backend opencv") == 0
+    *_, speed, cost = capsys.readouterr().out.splitlines()
+    assert re.search(r"; 80 frames in [\d.]+ s \([\d.]+ frames/s, [\d.]+ a core\)$", speed)
+    size = sum(path.stat().st_size for path in (tmp_path / "s").rglob("*.clip"))
+    written, peak = re.fullmatch(r"([\d.]+) MB written, peak memory (\d+) MB.*", cost).groups()
+    assert float(written) == pytest.approx(size / 1e6, abs=0.06)
+    assert 50 < int(peak) < 20_000
+    [folder] = (tmp_path / "s").iterdir()
+    assert folder.name.endswith(backend_name("opencv"))
+
+
+def test_verifying_a_store(capsys, tmp_path):
+    line = "folder --store s --short-side 16"
+    assert repro(f"flow extract {line}") == 0
+    capsys.readouterr()
+    assert repro(f"flow verify {line} --workers 2") == 0
+    assert capsys.readouterr().out.endswith("8 of 8 clips are sound, 0 missing, 0 damaged\n")
+    [folder] = (tmp_path / "s").iterdir()
+    damaged, gone = sorted(folder.rglob("*.clip"))[:2]
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    gone.unlink()
+    for options in ("", "--remove"):
+        assert repro(f"flow verify {line} {options}") == 1
+        first, second, last = capsys.readouterr().out.splitlines()
+        assert first.startswith(f"damaged down/{damaged.stem}: ") and "wrong checksum of image" in first
+        assert second == f"missing down/{gone.stem}: not stored"
+        assert "6 of 8 clips are sound, 1 missing, 1 damaged" in last
+        assert ("removed: repro flow extract makes them again" in last) == (options == "--remove") != damaged.exists()
+    assert repro(f"flow verify {line}") == 0, "what is missing is not damaged"
+    assert "2 missing, 0 damaged" in capsys.readouterr().out
+    assert repro(f"flow extract {line}") == 0
+    assert "2 extracted, 6 were there" in capsys.readouterr().out
+    assert damaged.read_bytes() == good
 
 
 def test_a_bad_video_stops_the_extraction_or_is_left_out(capsys, tmp_path):
@@ -481,6 +500,8 @@ def test_folders(monkeypatch, tmp_path):
     weizmann = SimpleNamespace(name="weizmann", render=None, root=Path("x"))
     assert store_folder(weizmann, 64) == Path("store/weizmann-64")
     assert store_folder(weizmann, 256, "s", "some/flow") == Path("s/weizmann-256-given-flow")
+    assert store_folder(weizmann, 256, "s", "f", flow_bound=32) == Path("s/weizmann-256-given-f-bound-32")
+    assert store_folder(weizmann, 64, "s", flow_backend="opencv") == Path(f"s/weizmann-64-{backend_name('opencv')}")
     rendered = [SimpleNamespace(name="ms", render=print, fingerprint=f * 16) for f in "ab"]
     assert store_folder(rendered[0], 64) == Path("store/ms-aaaaaaaa-64")
     assert store_folder(rendered[1], 64) != store_folder(rendered[0], 64)
@@ -498,14 +519,33 @@ def test_opening_a_lab(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(ReproError, match="cannot write to the store"):
         open_lab("folder", short_side=16, store=tmp_path / "file")
-    given = open_lab("folder", short_side=16, flow_root=tmp_path)
-    assert given.key(experiments("small", "")["tiny"], 1) != lab.key(experiments("small", "")["tiny"], 1)
+    opened = [
+        lab,
+        open_lab("folder", short_side=16, flow_root=tmp_path),
+        open_lab("folder", short_side=16, flow_root=tmp_path, flow_bound=32),
+        open_lab("folder", short_side=16, flow_backend="opencv"),
+    ]
+    assert len({one.key(experiments("small", "")["tiny"], 1) for one in opened}) == 4
+    assert [one.store.settings.bound for one in opened] == [20, 20, 32, 20]
+    assert opened[3].store.settings.flow_backend == backend_name("opencv")
+    for options, message in (
+        ({"flow_bound": 0.0}, "flow_bound=0: give the px"), ({"flow_bound": float("nan")}, "flow_bound=nan: give"),
+        ({"flow_bound": -20.0}, "flow_bound=-20: give the px"), ({"flow_bound": float("inf")}, "flow_bound=inf: give"),
+        ({"flow_backend": "opencv"}, "give one of them"), ({"flow_backend": "opncv"}, "did you mean 'opencv'?"),
+    ):  # fmt: skip
+        with pytest.raises(ReproError) as error:
+            open_lab("folder", short_side=16, flow_root=tmp_path, **options)
+        assert message in str(error.value)
+    with pytest.raises(ReproError, match="flow_bound=32 is for flow that was extracted before: give its folder"):
+        open_lab("folder", short_side=16, flow_bound=32)
 
 
 def test_splits():
     known = ("1", "2", "3")
     assert splits_of(None, known) == splits_of("default", known) == ["1"]
     assert splits_of("all", known) == ["1", "2", "3"]
+    assert splits_of("all", ("manifest", "eli", "ido")) == ["eli", "ido"]
+    assert splits_of("all", ("manifest",)) == ["manifest"]
     assert splits_of("3, 1", known) == ["3", "1"]
     with pytest.raises(ReproError, match="unknown split '4': use all or some of 1, 2, 3"):
         splits_of("1,4", known)

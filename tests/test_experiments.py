@@ -321,7 +321,7 @@ def test_estimates(root, tmp_path):
     assert (after.runs, after.pairs) == (1, 0)
     assert after.train_seconds == pytest.approx(before.train_seconds / 2)
     assert lab.estimate([(EXPERIMENT, 1)]).train_seconds == 0
-    assert str(after).startswith("1 runs to train (0 s), 0 flow fields to compute (0 s), 0 MB of disk")
+    assert str(after).startswith("1 runs to train and test (0 s), 0 frames to decode (0 s), 0 flow fields to compute")
 
 
 def test_seeds():

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import errno
+import gc
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from test_flow import MOTIONS, give, moving_videos
 
 from repro.data.catalog import Clip, Dataset
 from repro.data.video import read_frames, write_video
 from repro.errors import ReproError
-from repro.flow.cost import SECONDS_PER_PIXEL, estimate
-from repro.flow.extract import extract, fit
-from repro.flow.store import ClipStore, quantise
-from repro.flow.tvl1 import backend_name, tvl1
+from repro.flow import extract as module
+from repro.flow.extract import Job, extract
+from repro.flow.folders import fit
+from repro.flow.store import ClipStore, StoredClip, dequantise, quantise
+from repro.flow.tvl1 import BACKENDS, backend_name, tvl1
 
 # A run of its own, so that it can be killed: slow on purpose, one line per finished clip.
 SCRIPT = """
@@ -151,9 +158,87 @@ def test_full_disk_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         extract(dataset, store, dataset.clips)
 
 
+def test_a_disk_that_gives_back_something_else_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, store = make_dataset(tmp_path / "data", 2), open_store(tmp_path / "store")
+    monkeypatch.setattr(StoredClip, "blob", None)
+    real = os.fsync
+
+    def flip(handle: int) -> None:
+        real(handle)
+        for path in store.root.rglob(".*.tmp"):
+            path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+
+    monkeypatch.setattr(os, "fsync", flip)
+    with pytest.raises(ReproError, match="reads back damaged .*: check the disk"):
+        extract(dataset, store, dataset.clips)
+    assert [p.name for p in store.root.rglob("*") if p.is_file()] == ["settings.json"]
+
+
+def test_the_store_decides_which_backend_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, asked = make_dataset(tmp_path / "data", 1), []
+    real = module.tvl1
+
+    def spy(*images: np.ndarray, backend: str) -> object:
+        asked.append(backend)
+        return real(*images, backend=backend)
+
+    monkeypatch.setattr(module, "tvl1", spy)
+    for backend in BACKENDS:
+        store = open_store(tmp_path / backend, flow_backend=backend_name(backend))
+        assert extract(dataset, store, dataset.clips).done
+        assert asked.pop() == backend and not asked
+        with store.open(dataset.clips[0].id) as clip:
+            assert clip.flow_backend == backend_name(backend)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_memory_does_not_grow(tmp_path: Path, given: bool) -> None:
+    """Neither with the length of a video nor with their number; the index takes 16 bytes an image."""
+    lengths = {"short": 40, "long": 200}
+    rng = np.random.default_rng(0)
+    (tmp_path / "c").mkdir()
+    clips = {}
+    for name, length in lengths.items():
+        step = cv2.GaussianBlur(rng.random((40, 48 + length, 3), np.float32), (0, 0), 2)
+        image = cv2.normalize(step, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        write_video(tmp_path / "c" / f"{name}.mp4", (image[:, t : t + 48] for t in range(length)))
+        clips[name] = Clip(f"c/{name}", f"c/{name}.mp4", 0, "g")
+    if given:
+        field = cv2.imencode(".jpg", np.full((40, 48), 128, np.uint8))[1].tobytes()
+        for name, length in lengths.items():
+            (tmp_path / "flow" / name).mkdir(parents=True)
+            for t, axis in itertools.product(range(1, length), "xy"):
+                (tmp_path / "flow" / name / f"flow_{axis}_{t:05d}.jpg").write_bytes(field)
+        flow_root, backend = tmp_path / "flow", "given"
+    else:
+        flow_root, backend = None, backend_name()
+
+    def peak(*names: str) -> int:
+        store = ClipStore(tempfile.mkdtemp(dir=tmp_path), short_side=40, flow_backend=backend)
+        work = Job(
+            Dataset("test", tmp_path, ("c",), (), ("1",), ""), store, flow_root, None if given else "fused", False
+        )
+        gc.collect()
+        tracemalloc.start()  # numpy and OpenCV's arrays tell it what they take
+        try:
+            for number, name in enumerate(names):
+                # the same video under other names
+                assert work.run(replace(clips[name], id=f"c/{name}/{number}")) == ("done", "")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak("short")  # imports and compiled loops
+    whole = 160 * 40 * 48 * 3  # of the frames that the long one has more
+    names = 160 * 2 * 500 * given  # of the flow's images, in a list
+    short, long, many = peak("short"), peak("long"), peak(*4 * ["short"])
+    assert long < short + whole / 4 + names, (short, long)
+    assert many < short + whole / 8, (short, many)
+
+
 def test_flow_of_another_backend_is_refused(tmp_path: Path) -> None:
     dataset, store = make_dataset(tmp_path / "data", 1), open_store(tmp_path / "store", flow_backend="tvl1-other")
-    with pytest.raises(ReproError, match="holds flow by tvl1-other"):
+    with pytest.raises(ReproError, match="holds flow by tvl1-other, this installation computes tvl1-fused-1"):
         extract(dataset, store, dataset.clips)
 
 
@@ -170,26 +255,36 @@ def test_flow_root(tmp_path: Path) -> None:
     _, flow = stored(store, clip.id)
     assert flow.shape == (3, 2, 16, 19)
     assert np.abs(flow[:, 0].astype(int) - quantise(np.array(5.0), 20)).max() <= 1 and (flow[:, 1] == 128).all()
+    (folder / "flow_x_00003.jpg").unlink()
+    (folder / "flow_y_00003.jpg").unlink()
+    store.path(clip.id).unlink()
+    report = extract(dataset, store, [clip], flow_root=tmp_path / "flow")
+    assert f"{clip.id}: 4 frames in the video, but 2 flow fields in {folder}" in report.failed[clip.id]
+
+
+def test_flow_root_with_another_bound_stops_the_run_before_it_begins(tmp_path: Path) -> None:
+    dataset, clips = moving_videos(tmp_path / "data"), []
+    for clip, motion in zip(dataset.clips, MOTIONS, strict=True):
+        flow = np.broadcast_to(np.float32(motion)[:, None, None], (8, 2, 72, 96))
+        give(tmp_path / "flow" / clip.id, flow, 32, "flow_{axis}_{n:05d}.jpg")
+        clips.append(clip)
+    wrong = ClipStore(tmp_path / "20", short_side=64, flow_backend="given-flow")
+    with pytest.raises(ReproError, match="written with bound 32"):
+        extract(dataset, wrong, clips, flow_root=tmp_path / "flow")
+    assert [p.name for p in wrong.root.iterdir()] == ["settings.json"]
+    right = ClipStore(tmp_path / "32", short_side=64, bound=32, flow_backend="given-flow")
+    assert len(extract(dataset, right, clips, flow_root=tmp_path / "flow").done) == 3
+    for clip, motion in zip(dataset.clips, MOTIONS, strict=True):
+        flow = dequantise(stored(right, clip.id)[1], 32)
+        assert np.abs(flow * 96 / flow.shape[3] - np.float32(motion)[:, None, None]).max() < 0.5
 
 
 def test_fit_scales_displacements() -> None:
-    flow = np.ones((2, 2, 10, 20), np.float32)
+    flow = np.ones((2, 10, 20), np.float32)
     resized = fit(flow, (30, 40))
-    assert resized.shape == (2, 2, 30, 40)
-    assert np.allclose(resized[:, 0], 2) and np.allclose(resized[:, 1], 3)
+    assert resized.shape == (2, 30, 40)
+    assert np.allclose(resized[0], 2) and np.allclose(resized[1], 3)
     assert fit(flow, (10, 20)) is flow
-
-
-def test_estimate(tmp_path: Path) -> None:
-    dataset, store = make_dataset(tmp_path / "data", 7), open_store(tmp_path / "store")
-    (dataset.root / dataset.clips[0].path).write_bytes(b"not a video")
-    pairs, seconds, size = estimate(dataset, store, dataset.clips)
-    assert pairs == 7 * 3
-    assert seconds == pytest.approx(7 * 4 * (20 * 24 * 0.8**2) * SECONDS_PER_PIXEL)
-    assert 0 < size < 7 * 4 * 20 * 24 * 3
-    extract(dataset, store, dataset.clips[1:])
-    assert estimate(dataset, store, dataset.clips[1:]) == (0, 0, 0)
-    assert estimate(dataset, open_store(tmp_path / "frames", flow_backend=None), dataset.clips)[:2] == (0, 0)
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:
@@ -243,3 +338,85 @@ def test_two_processes_on_one_store(tmp_path: Path) -> None:
     for clip in dataset.clips:
         stored(store, clip.id)  # checks every checksum
     assert not list((tmp_path / "store").rglob(".*.tmp"))
+
+
+# Kill an extraction again and again. Forked, not spawned: a start takes milliseconds, so that there are many of them.
+KILLS = """
+import multiprocessing, os, random, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import cv2, torch
+cv2.setNumThreads(1)
+torch.set_num_threads(1)
+from test_extract import make_dataset, open_store
+from repro.flow.extract import extract
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{{pid}}/task/{{pid}}/children").read_text().split()]
+
+def whole(store, dataset):
+    paths = {{clip.id: store.path(clip.id) for clip in dataset.clips}}
+    return {{name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in paths.items() if path.exists()}}
+
+if __name__ == "__main__":
+    root, count, rng = Path({root!r}), {count}, random.Random(1)
+    dataset = make_dataset(root / "data", count)
+    extract(dataset, open_store(root / "undisturbed"), dataset.clips)  # which also loads what is compiled
+    store, known, kinds = open_store(root / "killed"), {{}}, ["all", "worker", "parent", "parent", "worker"]
+    spawn, multiprocessing.get_context = multiprocessing.get_context, lambda _: spawn("fork")
+    for kind in kinds:
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            try:
+                extract(dataset, store, dataset.clips, workers=2)
+            finally:
+                os._exit(3)
+        while len(whole(store, dataset)) < len(known) + 2:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.05))
+        if kind == "all":
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid if kind == "parent" else rng.choice(children(pid)), signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for _ in range(2000):
+            try:
+                os.killpg(pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.01)
+        else:
+            sys.exit("workers outlive their parent")
+        now = whole(store, dataset)
+        assert known.items() <= now.items(), "what was stored was stored again"
+        assert len(known) < len(now) < count, (kind, len(now))
+        left = len(list(store.root.rglob(".*.tmp")))
+        print(f"killed {{kind}} at {{len(now)}} of {{count}}, {{left}} left behind", flush=True)
+        known = now
+    report = extract(dataset, store, dataset.clips)
+    print(len(report.present), len(report.done), len(report.failed))
+    assert known.items() <= whole(store, dataset).items()
+    again = extract(dataset, store, dataset.clips)
+    print(len(again.present), len(again.done), len(again.failed))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds a worker through Linux' /proc")
+def test_many_kills_in_a_row(tmp_path: Path) -> None:
+    """Of everything, of the parent, of one worker, at random moments: each video is done exactly once in the end, with
+    the bytes of a run that nobody disturbed."""
+    count = 60
+    script = tmp_path / "run.py"
+    script.write_text(KILLS.format(tests=str(Path(__file__).parent), root=str(tmp_path), count=count))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    *kills, first, second = done.stdout.splitlines()
+    assert len(kills) == 5 and all("killed" in line for line in kills)
+    present, rest, failed = map(int, first.split())
+    assert present == int(kills[-1].split()[3]) and present + rest == count and failed == 0
+    assert second == f"{count} 0 0"
+    for path in (tmp_path / "undisturbed").rglob("*.clip"):
+        assert (tmp_path / "killed" / path.relative_to(tmp_path / "undisturbed")).read_bytes() == path.read_bytes()

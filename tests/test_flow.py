@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from repro.data.catalog import Clip
+from repro.data.catalog import Clip, Dataset
+from repro.data.video import first_frames, write_video
 from repro.errors import ReproError
+from repro.flow import given
 from repro.flow import tvl1 as module
-from repro.flow.folders import read_flow_folder
+from repro.flow.folders import find_folder, read_flow_folder
+from repro.flow.given import check_given_flow, likely, spread
 from repro.flow.store import dequantise, quantise
 from repro.flow.tvl1 import BACKENDS, backend_name, tvl1
 
@@ -191,3 +195,118 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (folder / "flow_x_00002.jpg").write_bytes(good)
     (folder / "flow_y_00003.jpg").unlink()
     assert "3 x and 2 y" in error()
+
+
+# Motions of three videos, px a frame: on the whole neither a swap nor a wrong sign could pass for the right one.
+MOTIONS = ((3, 1), (-2, 2), (1, -3))
+LAYOUTS = ["flow_{axis}_{n:05d}.jpg", "{axis}/{n:05d}.jpg"]  # TSN, denseflow
+
+
+def moving_videos(root: Path, motions: tuple[tuple[int, int], ...] = MOTIONS) -> Dataset:
+    """Textures of 96x72 px that move, 9 frames each."""
+    clips = []
+    for i, (dx, dy) in enumerate(motions):
+        big, clip = texture(140, 160), Clip(f"c/v{i}", f"c/v{i}.mp4", 0, f"g{i}")
+        frames = [big[32 - dy * t : 104 - dy * t, 32 - dx * t : 128 - dx * t] for t in range(9)]
+        (root / "c").mkdir(parents=True, exist_ok=True)
+        write_video(root / clip.path, [frame[..., None].repeat(3, axis=2) for frame in frames])
+        clips.append(clip)
+    return Dataset("test", root, ("c",), tuple(clips), ("1",), "0" * 16)
+
+
+def give(folder: Path, flow: np.ndarray, bound: float, pattern: str) -> None:
+    """Write flow (N, 2, H, W) px as TSN's and denseflow's tools do."""
+    for n, field in enumerate(flow, start=1):
+        for axis, image in zip("xy", field, strict=True):
+            path = folder / pattern.format(axis=axis, n=n)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            byte = np.clip(np.rint(255 * (image + bound) / (2 * bound)), 0, 255).astype(np.uint8)
+            path.write_bytes(cv2.imencode(".jpg", byte)[1].tobytes())
+
+
+def complaint(dataset: Dataset, root: Path, bound: float, short_side: int = 64) -> str:
+    try:
+        check_given_flow(dataset, spread(dataset.clips), root, short_side, bound)
+    except ReproError as error:
+        text = str(error)
+    else:
+        return ""
+    assert str(root) in text and "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("pattern", LAYOUTS)
+def test_a_wrong_bound_is_noticed(tmp_path: Path, pattern: str) -> None:
+    dataset = moving_videos(tmp_path / "data")
+    for written in (15, 20, 32):
+        for clip, motion in zip(dataset.clips, MOTIONS, strict=True):
+            flow = np.broadcast_to(np.float32(motion)[:, None, None], (8, 2, 72, 96)) * 2.0  # of videos twice as large
+            give(tmp_path / str(written) / clip.id, flow.repeat(2, 2).repeat(2, 3), written, pattern)
+        for bound in (15, 20, 32):
+            found = complaint(dataset, tmp_path / str(written), bound)
+            assert bool(found) == (bound != written), (written, bound)
+            if found:
+                told = re.search(rf"read with bound {bound}, is (\S+) times", found)
+                assert told and float(told[1]) == pytest.approx(bound / written, rel=0.1), found
+                assert f"written with bound {written}, give that as flow_bound" in found
+
+
+@pytest.mark.parametrize("pattern", LAYOUTS)
+@pytest.mark.parametrize(
+    ("order", "signs", "message"),
+    [
+        ((0, 1), (1, 1), ""),
+        ((1, 0), (1, 1), "x and y are swapped"),
+        ((0, 1), (-1, 1), "x has the wrong sign"),
+        ((0, 1), (1, -1), "y has the wrong sign"),
+        ((0, 1), (-1, -1), "both directions have the wrong sign"),
+        ((0, 0), (0, 0), "is it the flow of these videos?"),
+    ],
+)
+def test_wrong_directions_are_noticed(
+    tmp_path: Path, pattern: str, order: tuple[int, int], signs: tuple[int, int], message: str
+) -> None:
+    dataset = moving_videos(tmp_path / "data")
+    for clip, motion in zip(dataset.clips, MOTIONS, strict=True):
+        u, v = (motion[o] * s for o, s in zip(order, signs, strict=True))
+        flow = np.broadcast_to(np.float32([u, v])[:, None, None], (8, 2, 72, 96))
+        give(tmp_path / "flow" / clip.id, flow, 20, pattern)
+    found = complaint(dataset, tmp_path / "flow", 20)
+    assert (message in found) if message else not found, found
+
+
+def test_where_nothing_moves_there_is_nothing_to_say(tmp_path: Path) -> None:
+    dataset = moving_videos(tmp_path / "data", ((0, 0), (0, 0), (0, 0)))
+    for clip in dataset.clips:
+        give(tmp_path / "flow" / clip.id, np.full((8, 2, 72, 96), 5, np.float32), 20, LAYOUTS[0])
+    assert not complaint(dataset, tmp_path / "flow", 20)
+    moving = moving_videos(tmp_path / "other")
+    (tmp_path / "other" / moving.clips[0].path).write_bytes(b"no video")
+    assert not complaint(moving, tmp_path / "absent", 20), "extraction will name what is missing"
+    assert [likely(b) for b in (14.2, 21.5, 30.1, 36.0, 50.4)] == [15, 20, 32, 32, 50]
+
+
+def test_the_bound_of_real_clips(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flow computed at twice the size, and by another algorithm."""
+    monkeypatch.setattr(given, "FRAMES", 14)
+    root = real_data / "clips"
+    paths = sorted(p.relative_to(root) for p in root.glob("*/*/*") if p.suffix in (".avi", ".mp4"))
+    clips = tuple(Clip(p.with_suffix("").as_posix(), p.as_posix(), 0, "g") for p in paths)
+    dataset = Dataset("real", root, ("a",), clips, ("1",), "0" * 16)
+
+    def farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        pairs = zip(first, second, strict=True)
+        fields = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 5, 15, 5, 7, 1.5, 0) for a, b in pairs]
+        return np.stack(fields).transpose(0, 3, 1, 2)
+
+    for name, method in (("tvl1", lambda a, b: tvl1(a, b).numpy()), ("farneback", farneback)):
+        for clip in clips:
+            grey = np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in first_frames(root / clip.path, 14, 128)])
+            flow = method(grey[:-1], grey[1:])
+            for bound in (20, 32):
+                give(tmp_path / f"{name}-{bound}" / clip.id, flow, bound, LAYOUTS[0])
+                assert find_folder(tmp_path / f"{name}-{bound}", clip).is_dir()
+        for written, bound in ((20, 20), (32, 32), (32, 20), (20, 32)):
+            found = complaint(dataset, tmp_path / f"{name}-{written}", bound)
+            assert bool(found) == (written != bound), (name, written, bound, found)
+            assert not found or f"written with bound {written}," in found, (name, found)

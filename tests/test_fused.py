@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.cli.bench import clip_pairs, invented_pairs
+from repro.cli.bench_flow import clip_pairs, invented_pairs
 from repro.data import motionshapes
 from repro.errors import ReproError
 from repro.flow import fused
@@ -112,6 +112,28 @@ def test_warp() -> None:
     x, y = grid_x + 3 * noise(18, 21, seed=1), grid_y + 3 * noise(18, 21, seed=2)  # many beyond the border
     assert np.abs(fused.warp(image, x, y) - slow_warp(image, x, y)).max() < 1e-3
     assert np.array_equal(fused.warp(image, grid_x, grid_y), image)
+
+
+def test_three_images_warp_as_one() -> None:
+    """Bit by bit: stored flow was computed from images warped one by one."""
+    images = noise(3, 61, 83) * 40 + 128
+    grid_y, grid_x = np.mgrid[:61, :83].astype(np.float32)
+    x, y = grid_x + 9 * noise(61, 83, seed=1), grid_y + 9 * noise(61, 83, seed=2)
+    together = fused.warp(np.ascontiguousarray(images.transpose(1, 2, 0)), x, y)
+    assert all(np.array_equal(together[..., i], fused.warp(images[i], x, y)) for i in range(3))
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (17, 33), (1, 5)])
+def test_linearise(height: int, width: int) -> None:
+    """The same bits as numpy's planes."""
+    warped, (u, v, before) = noise(height, width, 3) * 30, noise(3, height, width, seed=1)
+    warped[: height // 2, :, 1:] = 0  # nothing to see there
+    grad_x, grad_y, inverse, rho = np.full((4, height, width), np.nan, np.float32)
+    fused.linearise(warped, u, v, before, grad_x, grad_y, inverse, rho)
+    gx, gy = warped[..., 1], warped[..., 2]
+    assert np.array_equal(grad_x, gx) and np.array_equal(grad_y, gy)
+    assert np.array_equal(inverse, np.reciprocal(np.maximum(gx * gx + gy * gy, fused.EPS)))
+    assert np.array_equal(rho, warped[..., 0] - gx * u - gy * v - before)
 
 
 def test_centred_gradient() -> None:

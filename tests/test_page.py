@@ -216,14 +216,19 @@ def test_papermill_ends_with_what_to_do(tmp_path):
 def test_the_plan_says_what_it_takes(videos, capsys):
     names = {"dataset": "folder", "data_root": str(videos), "device": "cpu", "seeds": "1,2", "preset": "small"}
     found = open_chapter("paper", {**names, "other": 1}, frozenset({"other"}))
-    first, second, third = capsys.readouterr().out.splitlines()
+    first, second, third, *stages, last = capsys.readouterr().out.splitlines()
     assert first == "Data set folder: 8 clips, 2 classes; split stratified."
     assert second == "Preset small; seeds 1, 2."
-    assert third.startswith("To do now: 4 runs to train (")
-    assert "flow fields to compute" in third and "MB of disk" in third
+    assert third == "To do now, about:"
+    assert [line.split("  ")[1] for line in stages] == ["decoding", "optical flow", "training", "testing", "in all"]
+    assert "72 fields" in stages[1] and "4 runs" in stages[2] and stages[4].endswith(" MB")
+    assert last.startswith("What starts from trained networks")
     assert not (Path("runs") / "results").exists(), "nothing is done yet"
     found.run()
-    assert found.plan().splitlines()[2].startswith("To do now: 0 runs to train (0 s), 0 flow fields")
+    assert [line.split()[-4:] for line in found.plan().splitlines()[3:5]] == [
+        "frames 0 s -".split(),
+        "fields 0 s -".split(),
+    ]
 
 
 def test_auto_says_which_preset_it_was(videos, monkeypatch):
@@ -241,7 +246,7 @@ def test_too_much_work_is_refused_and_none_is_not(videos):
     ):
         found.plan()
     chapter(videos, preset="small").run()
-    assert "0 runs to train" in chapter(videos, max_hours=0, preset="small").plan()
+    assert "training      0 runs" in chapter(videos, max_hours=0, preset="small").plan()
 
 
 def test_the_estimate_adds_splits_up(tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from fake_runs import JOINT, PERSONS, SHAPES, Inventor, Runs, shapes_clips
 from matplotlib.figure import Figure
 
+from repro.data.catalog import OFFICIAL, SplitList
 from repro.data.motionshapes import truth
 from repro.experiments import Lab, thin
 from repro.metrics import NOT_RUN
@@ -166,14 +167,14 @@ def show_all(chapter: Chapter, monkeypatch: pytest.MonkeyPatch, sources: list[st
 
 def test_the_whole_notebook_with_everything_run(tmp_path, monkeypatch):
     """Two seeds of motionshapes with all derived runs, and recorded runs of Weizmann beside them."""
-    for result in Inventor("weizmann").all_runs((1,), ("ido",), derived=False).values():
+    for result in Inventor("weizmann").all_runs((1,), ("manifest", "eli", "ido"), derived=False).values():
         write(result, tmp_path / "recorded")
     chapter = open_chapter(tmp_path, seeds="1,2")
     file(chapter, Inventor("motionshapes").all_runs((1, 2)))
     found = show_all(chapter, monkeypatch, CELLS[OPENING + 1 :])
     methods = {m for source in found for m in re.findall(r"stilt\.(\w+)", source)}
     public = {m for m in dir(StiltPage) if not m.startswith("_")}
-    assert public - methods == {"example", "comparison"}, "shown nowhere"
+    assert public - methods == {"example", "comparison", "one_out"}, "shown nowhere"
     pictures = [alt for value in found.values() for alt in shown(value)]
     assert len(pictures) == len(set(pictures)) >= 13
     everything = "\n".join(map(repr, found.values()))
@@ -183,7 +184,7 @@ def test_the_whole_notebook_with_everything_run(tmp_path, monkeypatch):
     assert re.search(r"temporal +1 +STALE", everything)
     footer = repr(found["# NBVAL_IGNORE_OUTPUT\nstilt.footer()"])
     assert "stale: 1: temporal seed 1" in footer
-    assert "runs: 49" in footer  # 2 x (11 + 6 + 2) of motionshapes, 11 of Weizmann
+    assert "runs: 71" in footer  # 2 x (11 + 6 + 2) of motionshapes, 11 of Weizmann
     for table in (4, 5, 6):
         both = repr(found[f"stilt.comparisons({table})"])
         assert f"Table {table} on motionshapes: preset small, test protocol quick, split 1, seeds 1, 2, 84 test" in both
@@ -277,8 +278,11 @@ def test_an_example_of_a_factor_is_of_that_factor(tmp_path):
 def page_of(name: str, scores: Scores, preset_name: str, **given: Any) -> StiltPage:
     page = StiltPage.__new__(StiltPage)
     splits = given.pop("splits", tuple(scores.splits))
+    classes, official = OFFICIAL.get(name, (3, {}))
+    listed = given.pop("lists", official)
     parameters = Parameters(dataset=name, preset=preset_name, **given)
-    facts = {"dataset": SimpleNamespace(name=name, splits=splits), "preset": preset_name, "parameters": parameters}
+    data = SimpleNamespace(name=name, splits=splits, classes=range(classes), listed=listed)
+    facts = {"dataset": data, "preset": preset_name, "parameters": parameters}
     page.chapter = SimpleNamespace(**facts)
     page.main = scores
     return page
@@ -336,6 +340,7 @@ def test_another_scale_some_splits_or_other_weights_are_no_reproduction():
         page_of("ucf101", scores, "small"),
         page_of("ucf101", one, "paper", splits=("1", "2", "3")),
         page_of("ucf101", scores, "paper", weights="none"),
+        page_of("ucf101", scores, "paper", lists={"1": SplitList(90, 30, "a subset")}),
     ):
         assert reproduced(page.published(4)) == {}
 

@@ -276,14 +276,20 @@ def test_missing_runs_are_none_and_nothing_at_all_is_an_error():
 
 def test_recorded_runs_are_found_by_data_set_and_scale(tmp_path):
     maker = Inventor("weizmann")
-    kept = [maker.run("spatial", "ido", s) for s in (1, 2)]
-    other = maker.run("temporal", "ido", 1)
+    kept = [maker.run("spatial", "manifest", s) for s in (1, 2)]
+    one_out = [maker.run("spatial", person, 1) for person in ("eli", "ido")]
+    other = maker.run("temporal", "manifest", 1)
     other.row["preset"] = "paper"
-    for result in (*kept, other, Inventor("motionshapes").run("spatial")):
+    for result in (*kept, *one_out, other, Inventor("motionshapes").run("spatial")):
         write(result, tmp_path)
     found = recorded_runs(tmp_path, "weizmann", "small")
-    assert list(found) == [("spatial", "ido", 1), ("spatial", "ido", 2)]
+    assert list(found) == [("spatial", "manifest", 1), ("spatial", "manifest", 2)]
     assert all(r.recorded for r in found.values())
+    left = recorded_runs(tmp_path, "weizmann", "small", leave_one_out=True)
+    assert list(left) == [("spatial", "eli", 1), ("spatial", "ido", 1)], "the same clips are not counted twice"
+    assert recorded_runs(tmp_path, "motionshapes", "small") and not recorded_runs(
+        tmp_path, "motionshapes", "small", leave_one_out=True
+    )
     assert recorded_runs(tmp_path, "hmdb51", "small") == {} == recorded_runs(tmp_path / "no", "weizmann", "small")
 
 

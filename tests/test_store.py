@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -14,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from repro.data.catalog import Clip
 from repro.errors import ReproError
-from repro.flow.store import ClipStore, StoreError, dequantise, quantise
+from repro.flow.store import ClipStore, StoreError, WriteError, dequantise, quantise
+from repro.flow.verify import verify
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
@@ -207,10 +211,149 @@ def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(WriteError, match="the disk is full; what is finished is kept"):
         store.write("c", FRAMES)
+    with pytest.raises(WriteError, match="the disk is full"):
+        make(tmp_path / "another")
     assert store.path("c").read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "c.clip"}
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "c.clip", "another"}
+    assert not list((tmp_path / "another").iterdir())
+
+
+def test_a_disk_that_gives_back_something_else_is_noticed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a byte flips between writing and reading back."""
+    store = make(tmp_path)
+    store.write("c", FRAMES[:2], FLOW[:1])
+    size = store.path("c").stat().st_size
+    real = os.fsync
+    for position in [*range(0, size, 97), size - 1]:
+
+        def flip(handle: int, position: int = position) -> None:
+            real(handle)
+            [path] = tmp_path.glob(".*.tmp")
+            data = bytearray(path.read_bytes())
+            data[position] ^= 4
+            path.write_bytes(data)
+
+        monkeypatch.setattr(os, "fsync", flip)
+        with pytest.raises(WriteError, match=r"d: what was written to .* reads back damaged .*: check the disk"):
+            store.write("d", FRAMES[:2], FLOW[:1])
+        assert {p.name for p in tmp_path.iterdir()} == {"settings.json", "c.clip"}
+
+
+def test_a_disk_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(tmp_path)
+    store.write("c", FRAMES[:2], FLOW[:1])
+    with store.open("c") as clip:
+        clip.check()
+
+        def fail(*_: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(Path, "open", fail)
+        with pytest.raises(StoreError, match="c.clip is damaged .Input/output error.: delete it"):
+            clip.check()
+
+
+def test_images_may_come_in_any_order(tmp_path: Path) -> None:
+    """What is read does not depend on it, and the images are the same bytes."""
+    store = make(tmp_path)
+    store.write("whole", FRAMES, FLOW)
+    with store.writer("mixed", 5, 20, 27, flow=True) as writer:
+        for t in range(5):
+            writer.add_frame(FRAMES[t])
+            if t:
+                writer.add_field(FLOW[t - 1])
+    with store.open("whole") as whole, store.open("mixed") as mixed:
+        mixed.check()
+        assert [mixed.blob(i) for i in range(9)] == [whole.blob(i) for i in range(9)]
+        assert torch.equal(mixed.rgb([4, 0]), whole.rgb([4, 0])) and torch.equal(mixed.flow([3]), whole.flow([3]))
+    assert store.path("whole").stat().st_size == store.path("mixed").stat().st_size
+
+
+def test_files_written_before_images_were_mixed_can_be_read(tmp_path: Path) -> None:
+    """Version 1 as it was first written, from its description: frames, then fields."""
+    store = make(tmp_path)
+    full = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    images = [cv2.imencode(".jpg", frame[..., ::-1], full)[1].tobytes() for frame in FRAMES[:2]]
+    wide = np.concatenate([np.pad(FLOW[0, 0], ((0, 0), (0, 5)), mode="edge"), FLOW[0, 1]], axis=1)
+    images.append(cv2.imencode(".jpg", wide)[1].tobytes())
+    header = b'{"id": "old", "frames": 2, "height": 20, "width": 27, "flow_backend": "test"}'
+    at, index = 24 + len(header) + 16 * 3, b""
+    for image in images:
+        index += struct.pack("<QII", at, len(image), zlib.crc32(image))
+        at += len(image)
+    crc = zlib.crc32(struct.pack("<8sIIII", b"reproclp", 1, len(header), 3, 0) + header + index)
+    head = struct.pack("<8sIIII", b"reproclp", 1, len(header), 3, crc)
+    store.path("old").write_bytes(head + header + index + b"".join(images))
+    store.write("new", FRAMES[:2], FLOW[:1])
+    with store.open("old") as old, store.open("new") as new:
+        old.check()
+        assert torch.equal(old.rgb([0, 1]), new.rgb([0, 1])) and torch.equal(old.flow([0]), new.flow([0]))
+
+
+def test_counts_are_checked(tmp_path: Path) -> None:
+    store = make(tmp_path)
+
+    def write(frames: np.ndarray, flow: np.ndarray) -> None:
+        with store.writer("c", 3, 20, 27, flow=True) as writer:
+            for frame in frames:
+                writer.add_frame(frame)
+            for field in flow:
+                writer.add_field(field)
+
+    for frames, fields, wrong in ((2, 2, "2 of 3 frames"), (3, 1, "1 of 2 fields"), (4, 2, "more"), (3, 3, "more")):
+        with pytest.raises(ValueError, match=wrong):
+            write(FRAMES[:frames], FLOW[:fields])
+    with pytest.raises(ValueError, match="flow must be"):
+        write(FRAMES[:3], FLOW.astype(np.float32))
+    with pytest.raises(ValueError, match="frames must be"):
+        write(FRAMES[:3, 1:], FLOW)
+    assert {p.name for p in tmp_path.iterdir()} == {"settings.json"}
+
+
+def test_a_store_is_verified(tmp_path: Path) -> None:
+    frames_only, clips = make(tmp_path, flow_backend=None), [Clip(f"a/v{i}", f"a/v{i}.avi", 0, "g") for i in range(6)]
+    frames_only.write(clips[4].id, FRAMES)
+    assert verify(frames_only, clips).sound == ["a/v4"]
+    store = make(tmp_path)
+    for clip in clips[:4]:
+        store.write(clip.id, FRAMES, FLOW)
+    for i, (position, byte) in enumerate(((-200, 1), (30, 1))):  # an image, the header
+        data = bytearray(store.path(clips[i].id).read_bytes())
+        data[position] ^= byte
+        store.path(clips[i].id).write_bytes(data)
+    seen: list[str] = []
+    for workers in (1, 3):
+        found = verify(store, clips, workers=workers, progress=seen.append)
+        assert found.sound == ["a/v2", "a/v3"]
+        assert found.missing == {"a/v4": "frames only, no flow", "a/v5": "not stored"}
+        assert list(found.damaged) == ["a/v0", "a/v1"]
+        assert all(str(store.path(i)) in reason and "\n" not in reason for i, reason in found.damaged.items())
+        assert "wrong checksum of image" in found.damaged["a/v0"]
+        assert "wrong checksum of the header" in found.damaged["a/v1"]
+    assert sorted(seen) == sorted(2 * [clip.id for clip in clips])
+    assert list(verify(store, clips, remove=True).damaged) == ["a/v0", "a/v1"]
+    assert list(verify(store, clips).missing) == ["a/v0", "a/v1", "a/v4", "a/v5"]
+
+
+def test_a_file_without_one_of_its_fields_is_damaged(tmp_path: Path) -> None:
+    """Every checksum right, but the counts do not agree."""
+    store = make(tmp_path)
+
+    def write() -> None:
+        with store.writer("c", 5, 20, 27, flow=True) as writer:
+            writer._index, writer._n_flow = writer._index[:8], 3
+            for frame in FRAMES:
+                writer.add_frame(frame)
+            for field in FLOW[:3]:
+                writer.add_field(field)
+            writer._header += b" " * 16  # what the index has lost
+
+    with pytest.raises(WriteError, match="5 frames, 3 flow fields"):
+        write()
 
 
 def test_stale_temporary_files_go_and_fresh_ones_stay(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import tracemalloc
+from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +15,17 @@ import numpy as np
 import pytest
 
 from repro.data import video
-from repro.data.video import VideoError, iter_frames, probe, read_frames, read_video, resize_short_side, write_video
+from repro.data.video import (
+    VideoError,
+    first_frames,
+    iter_frames,
+    probe,
+    read_frames,
+    read_video,
+    resize_short_side,
+    stream_video,
+    write_video,
+)
 from repro.errors import ReproError
 
 HAS_DECORD = importlib.util.find_spec("decord") is not None
@@ -267,11 +280,76 @@ def test_decord_supplies_the_pixels_of_sound_files(tmp_path: Path, monkeypatch: 
     """Otherwise the comparisons above would compare PyAV with itself."""
     write_video(tmp_path / "a.mp4", scene(5))
     expected = by_pyav(tmp_path / "a.mp4")
-    asked = []
-    real = video._decord_frames
-    monkeypatch.setattr(video, "_decord_frames", lambda *args: asked.append(real(*args)) or asked[-1])
-    read_frames(tmp_path / "a.mp4")
-    assert len(asked) == 1 and np.array_equal(asked[0], expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(video, "_pyav_frames", None)
+        assert np.array_equal(read_frames(tmp_path / "a.mp4"), expected)
+    monkeypatch.setattr(video, "DECORD_FRAMES", 4)  # its memory grows with the length
+    monkeypatch.setattr(video, "_decord_frames", None)
+    assert np.array_equal(read_frames(tmp_path / "a.mp4"), expected)
+
+
+@pytest.mark.skipif(not HAS_DECORD, reason="decord has no build here")
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_a_stream_begins_again_where_decord_s_frames_are_not_pyav_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The frame that differs is never handed out, and neither end may differ."""
+    write_video(tmp_path / "a.mp4", scene(5))
+    expected = by_pyav(tmp_path / "a.mp4")
+    real = video._scan
+
+    def scan(path: Path, allow_truncated: bool) -> video._Scan:
+        found = real(path, allow_truncated)
+        return replace(found, **{end: getattr(found, end) ^ 1})  # stands for decord decoding something else
+
+    monkeypatch.setattr(video, "_scan", scan)
+    calls: list[list[np.ndarray]] = []
+
+    def use(info: video.VideoInfo, frames: Iterator[np.ndarray]) -> np.ndarray:
+        calls.append([])
+        calls[-1].extend(frames)
+        return np.stack(calls[-1])
+
+    assert np.array_equal(stream_video(tmp_path / "a.mp4", use), expected)
+    assert [len(frames) for frames in calls] == [0 if end == "first" else 4, 5]
+    assert np.array_equal(read_frames(tmp_path / "a.mp4"), expected)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_reading_in_order_takes_as_much_memory_for_a_long_video(tmp_path: Path, backend: str) -> None:
+    def peak(count: int) -> int:
+        write_video(tmp_path / "a.mp4", scene(count))
+        tracemalloc.start()  # numpy tells it what its arrays take
+        try:
+            stream_video(tmp_path / "a.mp4", lambda _, frames: sum(1 for _ in frames), backend=backend)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(4)
+    assert peak(200) < peak(20) + 180 * 48 * 64 * 3 / 3  # decord leaves Python a few hundred bytes a frame to collect
+
+
+def test_the_first_frames(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    write_video(path, scene(20), codec="mpeg4", pix_fmt="yuv420p")
+    whole = read_frames(path, 24)
+    for count in (1, 7, 30):
+        assert np.array_equal(np.stack(first_frames(path, count, 24)), whole[:count])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])  # more than a tenth is missing
+    assert np.array_equal(np.stack(first_frames(path, 4, 24)), whole[:4])
+    with pytest.raises(VideoError, match="cannot be opened"):
+        first_frames(tmp_path / "absent.avi", 1)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    for count, other in ((6, 5), (5, 6)):
+        write_video(path, scene(count))
+        info = probe(path)
+        write_video(path, scene(other))
+        with pytest.raises(VideoError, match="did the file change"):
+            list(video._pyav_frames(path, info))
 
 
 def test_real_clips_equal_pyav(real_data: Path) -> None:

@@ -11,16 +11,12 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,20 +24,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from repro.costs import Estimate, run_cost
 from repro.data.catalog import Clip, Dataset
 from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol
 from repro.flow.cost import estimate as estimate_flow
-from repro.flow.extract import die_with_parent, extract
+from repro.flow.extract import extract
 from repro.flow.store import ClipStore
-from repro.models.count import multiply_adds
+from repro.processes import each
 from repro.results import FIRST, Library, Result, provenance, repeats, run_key
 from repro.training import History, Recipe, pick_device, train
 
-# Multiply-adds a second that training reaches, for the time estimate only: one CPU thread (measured 36e9 for a
-# quarter-width ResNet-50, halved for decoding and augmentation) and one data-centre GPU in bf16 (a cautious guess).
-RATES = {"cpu": 18e9, "cuda": 20e12}
 Progress = Callable[[str, int, int], None]
 
 
@@ -80,25 +74,6 @@ class Experiment:
             out["fold"] = list(self.fold)
         plain: dict[str, Any] = json.loads(json.dumps(out))  # as it is read back: lists for tuples
         return plain
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a piece of work will cost, roughly: seconds of flow and of training on this machine, bytes on disk."""
-
-    runs: int
-    pairs: int
-    flow_seconds: float
-    train_seconds: float
-    store_bytes: int
-
-    def __str__(self) -> str:
-        total = self.flow_seconds + self.train_seconds
-        return (
-            f"{self.runs} runs to train ({_duration(self.train_seconds)}), {self.pairs} flow fields to compute "
-            f"({_duration(self.flow_seconds)}), {self.store_bytes / 1e6:.0f} MB of disk; "
-            f"in all about {_duration(total)}"
-        )
 
 
 def fold_of(groups: Iterable[str], folds: int) -> dict[str, int]:
@@ -178,25 +153,34 @@ class Lab:
         """What the runs of the list that are not in the library would cost."""
         todo = [(e, s) for e, s in runs if not self.has(e, s)]
         clips = {c.id: c for e, _ in todo for part in self.clips(e) for c in part}
-        absent = [c for c in clips.values() if not self.store.has(c.id)]
-        pairs, flow_seconds, size = estimate_flow(self.dataset, self.store, absent)
+        stored = estimate_flow(self.dataset, self.store, list(clips.values()), given_flow=self.flow_root is not None)
+        cores = self._extractors(stored.clips)
         different = {self.key(e, 0): e for e, _ in todo}  # seeds cost the same, and building a network takes time
-        seconds = {key: self._train_seconds(e) for key, e in different.items()}
-        return Estimate(len(todo), pairs, flow_seconds, sum(seconds[self.key(e, 0)] for e, _ in todo), size)
+        costs = {key: self._run_cost(e) for key, e in different.items()}
+        train, test, left = (sum(costs[self.key(e, 0)][i] for e, _ in todo) for i in range(3))
+        return Estimate(
+            runs=len(todo),
+            frames=stored.frames,
+            pairs=stored.pairs,
+            decode_seconds=stored.decode_seconds / cores,
+            flow_seconds=stored.flow_seconds / cores,
+            train_seconds=train,
+            test_seconds=test,
+            store_bytes=stored.bytes,
+            run_bytes=round(left),
+        )
 
-    def _train_seconds(self, experiment: Experiment) -> float:
-        s = experiment.sampling
-        model = experiment.build(len(self.dataset.classes))
-        inputs = {
-            "rgb": torch.zeros(1, 1, 3, s.crop, s.crop) if "rgb" in s.streams else None,
-            "flow": torch.zeros(1, 1, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None,
-        }
-        one_snippet = multiply_adds(model, *inputs.values())
+    def _run_cost(self, experiment: Experiment) -> tuple[float, float, int]:
         training, testing = self.clips(experiment)
-        views = protocol(experiment.protocol)
-        forward = (len(training) + len(testing)) * views.snippets * {"ten": 10, "full+flip": 3}.get(views.views, 1.3)
-        steps = experiment.recipe.iterations * experiment.recipe.batch * s.snippets
-        return one_snippet * (3 * steps + forward) / RATES[self.device.type]
+        return run_cost(
+            experiment.build(len(self.dataset.classes)), experiment.recipe, experiment.sampling, experiment.protocol,
+            (len(training), len(testing)), self.device.type,
+        )  # fmt: skip
+
+    @staticmethod
+    def _extractors(absent: int) -> int:
+        """How many processes extract that many clips: starting one costs what some clips do."""
+        return min(os.cpu_count() or 1, 1 + absent // 48)
 
     # -- work -------------------------------------------------------------------------------------------------------
 
@@ -206,9 +190,8 @@ class Lab:
         absent = [c for c in clips if not self.store.has(c.id)]
         if absent:
             done = itertools.count(1)
-            workers = min(os.cpu_count() or 1, 1 + len(absent) // 48)  # starting a process costs what some clips do
             report = extract(
-                self.dataset, self.store, absent, workers=workers, on_error=self.on_error,
+                self.dataset, self.store, absent, workers=self._extractors(len(absent)), on_error=self.on_error,
                 flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
             )  # fmt: skip
             self.unusable.update(report.failed)
@@ -301,25 +284,11 @@ class Lab:
             for experiment, seed in todo:
                 self.run(experiment, seed)
             return
-        others = set(multiprocessing.active_children())
-        pool = ProcessPoolExecutor(
-            processes, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-        )
+        work = partial(_run_quietly, self)
         try:
-            jobs = [pool.submit(_run_quietly, self, e, s) for e, s in todo]
-            for done, job in enumerate(as_completed(jobs), start=1):
-                job.result()
-                self._tell("runs", done, len(jobs))
-        except BrokenProcessPool as error:
-            raise ReproError(
-                "a training process died (out of memory?): use fewer processes; finished runs and checkpoints are kept"
-            ) from error
-        except KeyboardInterrupt:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()  # a run takes hours, and its checkpoint bears it
-            raise
+            for done, _ in enumerate(each(work, todo, processes), start=1):
+                self._tell("runs", done, len(todo))
         finally:
-            pool.shutdown(cancel_futures=True)
             self.library = Library(self.library.own, self.library.recorded)
 
     def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
@@ -388,24 +357,12 @@ def _who(part: str, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
     }
 
 
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=die_with_parent, daemon=True).start()
-
-
-def _run_quietly(lab: Lab, experiment: Experiment, seed: int) -> str:
-    return lab.run(experiment, seed).key
+def _run_quietly(lab: Lab, run: tuple[Experiment, int]) -> str:
+    return lab.run(*run).key
 
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def seeds_of(value: str | int, known: Sequence[int] = (1, 2, 3)) -> list[int]:

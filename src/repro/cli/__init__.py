@@ -38,6 +38,7 @@ def parser() -> Parser:
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _tools(commands)
+    _bench(commands)
     _data(commands)
     _train(commands)
     _results(commands)
@@ -72,35 +73,54 @@ def _tools(commands: Commands[Parser]) -> None:
     reported = _add(commands, "reported", "Print the numbers that a paper reports.")
     reported.add_argument("paper", metavar="PAPER")
     reported.add_argument("--json", action="store_true", help="as a JSON list")
+
+
+def _bench(commands: Commands[Parser]) -> None:
     bench = _subcommands(_add(commands, "bench", "Time a part on this machine, one thread; medians."))
     flow = _add(bench, "flow", "TV-L1 by both backends on the same pairs of frames, and how far they differ.")
-    flow.add_argument("--clips", metavar="DIR", help="pairs from the videos below a folder (default: invented)")
     flow.add_argument("--pairs", type=_count, default=24, help="how many (default: 24, about a minute)")
     flow.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="of frames (default: 320x240)")
-    flow.add_argument("--json", action="store_true", help="as JSON, with every pair")
+    store = _add(bench, "store", "Reading from the store, against decoding the video and against loose JPEG files.")
+    store.add_argument("--repeats", type=_count, default=15, help="timings of each (default: 15)")
+    extract = _add(bench, "extract", "Clips into the store, end to end; hours and disk for whole data sets.")
+    extract.add_argument("--frames", type=_count, default=60, help="of each clip (default: 60)")
     loader = _add(bench, "loader", "Training samples of 224x224 px, of invented data.")
     loader.add_argument("--repeats", type=_count, default=5, help="timings (default: 5)")
+    for command in (flow, store, extract):
+        command.add_argument("--clips", metavar="DIR", help="videos below a folder (default: $REPRO_REAL_DATA/clips)")
+    for command in (flow, store, extract, loader):
+        command.add_argument("--json", action="store_true", help="as JSON, with all details")
+        command.add_argument("--record", action="store_true", help="file it for the book, from a commit")
 
 
 def _data(commands: Commands[Parser]) -> None:
     data = _subcommands(_add(commands, "data", "What data sets there are, and what is in them."))
     _add(data, "list", "List the data sets and say which are present.")
     info = _add(data, "info", "Show one data set: how to get it, and its clips, splits and groups where present.")
+    read = _add(data, "verify", "Read every video once; exit 1 if any is missing, unreadable or too short for flow.")
+    read.add_argument("--workers", type=_count, help="processes (default: one per processor)")
+    read.add_argument("--again", action="store_true", help="read all, also what an earlier run has read")
+    read.add_argument("--all-names", action="store_true", help="name every video, not the first 20 of a kind")
     flow = _subcommands(_add(commands, "flow", "Optical flow."))
     extract = _add(flow, "extract", "Decode videos and compute flow into the store. Run again to go on.")
-    for command in (info, extract):
+    verify = _add(flow, "verify", "Read every stored file and compare its checksums; exit 1 if any is damaged.")
+    for command in (info, read, extract, verify):
         command.add_argument("name", metavar="NAME", choices=list(DATASETS), help=", ".join(DATASETS))
         command.add_argument("--root", help="the data set's folder (default: $REPRO_DATA/NAME, else data/NAME)")
-    extract.add_argument("--store", help="folder for frames and flow (default: $REPRO_STORE, else store/)")
-    extract.add_argument("--short-side", type=_count, default=64, help="of stored frames, px: 64 (default) or 256")
-    extract.add_argument("--split", help="only the clips of this split (default: all clips)")
-    extract.add_argument("--workers", type=_count, default=1, help="processes (default: 1)")
-    _flow_options(extract)
+    for command in (extract, verify):
+        command.add_argument("--store", help="folder for frames and flow (default: $REPRO_STORE, else store/)")
+        command.add_argument("--short-side", type=_count, default=64, help="of stored frames, px: 64 (default) or 256")
+        command.add_argument("--split", help="only the clips of this split (default: all clips)")
+        command.add_argument("--workers", type=_count, default=1, help="side by side (default: 1)")
+        _flow_options(command)
+    extract.add_argument("--skip-errors", action="store_true", help="leave out videos that cannot be read")
+    verify.add_argument("--remove", action="store_true", help="delete damaged files: extraction makes them again")
 
 
 def _flow_options(command: Parser) -> None:
-    command.add_argument("--skip-errors", action="store_true", help="leave out videos that cannot be read")
     command.add_argument("--flow-root", help="take flow that TSN's or denseflow's tools extracted into this folder")
+    command.add_argument("--flow-bound", type=_px, help="px at which that flow was clipped: 20 (default, TSN) or 32")
+    command.add_argument("--flow-backend", default="fused", choices=("fused", "opencv"), help="computes flow (fused)")
 
 
 def _train(commands: Commands[Parser]) -> None:
@@ -124,6 +144,7 @@ def _train(commands: Commands[Parser]) -> None:
         "--set", dest="changes", action="append", default=[], metavar="NAME=VALUE", help="such as recipe.lr=0.03"
     )
     train.add_argument("--record", action="store_true", help="file the rows among the recorded results, from a commit")
+    train.add_argument("--skip-errors", action="store_true", help="leave out videos that cannot be read")
     _flow_options(train)
     _result_folders(train)
 
@@ -160,6 +181,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _px(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of px above 0")
+    return value
+
+
 def _size(text: str) -> tuple[int, int]:
     """`WxH` as (W, H); optical flow needs 16 px."""
     found = re.fullmatch(r"(\d+)x(\d+)", text)
@@ -182,17 +213,25 @@ def _fold(text: str) -> tuple[int, int]:
 
 def _perform(options: argparse.Namespace) -> int:
     """Do what was asked for; return the exit status."""
-    from repro.cli import bench, data, predict, results, tools, train  # here: torch takes seconds to import
+    if (options.command, getattr(options, "action", "")) == ("data", "verify"):
+        from repro.cli.verify import verify  # without torch: under a second where there is nothing new to read
+
+        return verify(options)
+    # Imported here: torch takes seconds.
+    from repro.cli import bench_extract, bench_flow, bench_store, data, predict, results, tools, train
 
     action = {
         "doctor": tools.doctor,
         "run": tools.run_notebook,
         "reported": tools.reported,
-        "bench flow": bench.bench_flow,
-        "bench loader": bench.bench_loader,
+        "bench flow": bench_flow.bench_flow,
+        "bench store": bench_store.bench_store,
+        "bench extract": bench_extract.bench_extract,
+        "bench loader": bench_store.bench_loader,
         "data list": data.list_datasets,
         "data info": data.info,
         "flow extract": data.extract_flow,
+        "flow verify": data.verify_flow,
         "train": train.train,
         "predict": predict.predict,
         "results status": results.status,
@@ -205,6 +244,7 @@ def _perform(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the `repro` command; returns the exit status."""
     options = parser().parse_args(arguments)
+    options.typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _perform(options)
     except KeyboardInterrupt:

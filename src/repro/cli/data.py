@@ -7,13 +7,16 @@ import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
+from typing import Any
 
 from repro.cli.console import Progress, duration, table
 from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset
 from repro.errors import ReproError
 from repro.flow.cost import estimate
-from repro.flow.extract import extract
-from repro.setup import open_store
+from repro.flow.extract import Report, extract
+from repro.flow.store import ClipStore
+from repro.flow.verify import verify
+from repro.setup import open_store, store_folder
 
 
 def list_datasets(options: Namespace) -> int:
@@ -32,7 +35,7 @@ def _presence(name: str) -> str:
 
 def info(options: Namespace) -> int:
     """Facts of one data set and, where it is present, its clips by split."""
-    facts = asdict(DATASETS[options.name])
+    facts = {what: text for what, text in asdict(DATASETS[options.name]).items() if text}
     try:
         dataset = load_dataset(options.name, options.root)
     except ReproError as error:
@@ -54,14 +57,26 @@ def info(options: Namespace) -> int:
     return 0
 
 
+def flow_options(options: Namespace) -> dict[str, Any]:
+    """What was said about flow, as `open_store` and `open_lab` take it."""
+    if options.flow_bound is not None and not options.flow_root:
+        raise ReproError("--flow-bound is for flow that was extracted before: give its folder with --flow-root")
+    bound = {} if options.flow_bound is None else {"flow_bound": options.flow_bound}
+    return {"flow_root": options.flow_root, "flow_backend": options.flow_backend, **bound}
+
+
 def extract_flow(options: Namespace) -> int:
     """Decode and compute what the store lacks; a summary at the end."""
     dataset = load_dataset(options.name, options.root)
-    store = open_store(dataset, options.short_side, options.store, options.flow_root)
+    store = open_store(dataset, options.short_side, options.store, **flow_options(options))
     clips = _chosen(dataset, options.split)
-    todo = estimate(dataset, store, clips)
-    wait = "" if options.flow_root else f", about {duration(todo.seconds / options.workers)}"
-    print(f"store {store.root}\nto do: {todo.pairs} flow fields{wait}, {todo.bytes / 1e6:.0f} MB", flush=True)
+    todo = estimate(dataset, store, clips, given_flow=bool(options.flow_root))
+    seconds = (todo.decode_seconds + todo.flow_seconds) / options.workers
+    print(
+        f"store {store.root}\nto do: {todo.frames} frames, {todo.pairs} flow fields, "
+        f"about {duration(seconds)} and {todo.bytes / 1e6:.0f} MB",
+        flush=True,
+    )
     began, done = time.monotonic(), itertools.count(1)
     with Progress() as progress:
         report = extract(
@@ -73,13 +88,63 @@ def extract_flow(options: Namespace) -> int:
         print(f"left out {id_}: {reason}", file=sys.stderr)
     for id_, flaws in report.flawed.items():
         print(f"used although damaged {id_}: {flaws}", file=sys.stderr)
-    frames = 0
+    print(_summary(store, report, spent, max(1, min(options.workers, len(clips)))))
+    return 0
+
+
+def _summary(store: ClipStore, report: Report, seconds: float, cores: int) -> str:
+    """Closing lines: clips, speed, bytes, memory."""
+    frames = size = 0
     for id_ in report.done:
         with store.open(id_) as stored:
             frames += stored.n_frames
-    counts = f"{len(report.done)} extracted, {len(report.present)} were there, {len(report.failed)} left out"
-    print(f"{len(clips)} clips: {counts}; {frames} frames in {spent:.1f} s ({frames / max(spent, 1e-9):.1f} frames/s)")
-    return 0
+            size += stored.path.stat().st_size
+    total = len(report.done) + len(report.present) + len(report.failed)
+    rate = frames / max(seconds, 1e-9)
+    return (
+        f"{total} clips: {len(report.done)} extracted, {len(report.present)} were there, "
+        f"{len(report.failed)} left out; {frames} frames in {seconds:.1f} s "
+        f"({rate:.1f} frames/s, {rate / cores:.1f} a core)\n"
+        f"{size / 1e6:.1f} MB written{_peak_memory()}"
+    )
+
+
+def _peak_memory() -> str:
+    """The most memory that this process, and the largest of those it started, ever had; nothing on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    own, child = (
+        resource.getrusage(who).ru_maxrss * unit / 1e6 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return f", peak memory {own:.0f} MB" + (f" and {child:.0f} MB in the largest worker" if child else "")
+
+
+def verify_flow(options: Namespace) -> int:
+    """Check every stored file of a data set; exit status 1 if any is damaged."""
+    dataset = load_dataset(options.name, options.root)
+    given = flow_options(options)
+    folder = store_folder(dataset, options.short_side, options.store, **given)
+    if not (folder / "settings.json").is_file():
+        raise ReproError(f"no store {folder}: make it with repro flow extract {options.name}")
+    store = open_store(dataset, options.short_side, options.store, **given)
+    clips, done = _chosen(dataset, options.split), itertools.count(1)
+    with Progress() as progress:
+        found = verify(
+            store, clips, workers=options.workers, remove=options.remove,
+            progress=lambda _: progress("files", next(done), len(clips)),
+        )  # fmt: skip
+    for what, reasons in (("damaged", found.damaged), ("missing", found.missing)):
+        for id_, reason in reasons.items():
+            print(f"{what} {id_}: {reason}")
+    removed = ", removed: repro flow extract makes them again" if options.remove and found.damaged else ""
+    print(
+        f"store {store.root}: {len(found.sound)} of {len(clips)} clips are sound, {len(found.missing)} missing, "
+        f"{len(found.damaged)} damaged{removed}"
+    )
+    return 1 if found.damaged else 0
 
 
 def _chosen(dataset: Dataset, split: str | None) -> list[Clip]:

@@ -15,7 +15,7 @@ from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
-from repro.flow.tvl1 import backend_name
+from repro.flow.tvl1 import DEFAULT, backend_name, backend_of
 from repro.metrics import softmax
 from repro.setup import runs_folder
 from repro.training import load_checkpoint, pick_device
@@ -31,13 +31,14 @@ def predict(options: Namespace) -> int:
     model = experiment.build(len(row["classes"]))
     load_checkpoint(checkpoint, model)
     flow = row["store"]["flow_backend"] if "flow" in experiment.sampling.streams else None
-    if flow not in (None, backend_name()):
-        print(f"note: the network was trained on flow by {flow}, here it is computed by {backend_name()}")
+    here = backend_name(backend_of(flow or "") or DEFAULT)
+    if flow not in (None, here):
+        print(f"note: the network was trained on flow by {flow}, here it is computed by {here}")
     clip = Clip("video", video.name, 0, "")
     dataset = Dataset("one video", video.parent, tuple(row["classes"]), (clip,), (), "")
     with tempfile.TemporaryDirectory() as folder, Progress() as progress:
         stored = {k: row["store"][k] for k in ("short_side", "quality", "bound")}
-        store = ClipStore(folder, **stored, flow_backend=backend_name() if flow else None)
+        store = ClipStore(folder, **stored, flow_backend=here if flow else None)
         extract(dataset, store, [clip], on_error="raise")
         logits = evaluate(
             model, store, [clip], experiment.sampling, protocol(experiment.protocol),

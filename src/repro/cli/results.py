@@ -13,10 +13,11 @@ from repro.cli.console import Progress, table
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab
+from repro.flow.tvl1 import DEFAULT, backend_of
 from repro.metrics import topk_accuracy
 from repro.papers import PAPERS, Paper
 from repro.results import Result, read, rows
-from repro.setup import open_lab, recorded_folder, runs_folder
+from repro.setup import GIVEN, open_lab, recorded_folder, runs_folder
 from repro.training import Recipe
 
 Row = dict[str, Any]
@@ -100,13 +101,16 @@ def verify(options: Namespace) -> int:
 
 def _state(row: Row, options: Namespace, labs: dict[tuple[object, ...], Lab | str], progress: Progress) -> str:
     """`repeats`, `stale: why`, or why it cannot be known here."""
-    where = (row["dataset"], row["split"], row["store"]["short_side"])
+    flow = row["store"]["flow_backend"]
+    if flow.startswith(GIVEN):
+        return f"other flow: {flow.removeprefix(GIVEN)}, extracted elsewhere"
+    where = (row["dataset"], row["split"], row["store"]["short_side"], flow)
     if where not in labs:
         try:
             labs[where] = open_lab(
                 row["dataset"], short_side=row["store"]["short_side"], split=row["split"], store=options.store,
                 runs=options.runs, recorded=options.recorded, device=options.device, on_error="skip",
-                progress=progress,
+                flow_backend=backend_of(flow) or DEFAULT, progress=progress,
             )  # fmt: skip
         except ReproError as error:
             labs[where] = f"data absent: {error}"

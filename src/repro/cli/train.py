@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from repro.cli.console import Progress, table
+from repro.cli.data import flow_options
 from repro.cli.results import paper_named, summary
 from repro.cli.tools import typed
+from repro.costs import Estimate, together
 from repro.data.catalog import load_dataset
 from repro.errors import ReproError, nearest
 from repro.evaluation import protocol
-from repro.experiments import Estimate, Experiment, Lab, seeds_of
+from repro.experiments import Experiment, Lab, seeds_of
 from repro.setup import open_lab, splits_of
 from repro.training import pick_device
 
@@ -63,8 +65,8 @@ def _labs(options: Namespace, short_side: int, progress: Progress) -> list[Lab]:
         open_lab(
             dataset, short_side=short_side, split=split, store=options.store, runs=options.runs,
             recorded=options.recorded, device=options.device, workers=options.workers,
-            on_error="skip" if options.skip_errors else "raise", flow_root=options.flow_root, progress=progress,
-            record=options.record,
+            on_error="skip" if options.skip_errors else "raise", progress=progress, record=options.record,
+            **flow_options(options),
         )
         for split in splits_of(options.split, dataset.splits)
     ]  # fmt: skip
@@ -98,10 +100,7 @@ def changed(experiment: Experiment, options: Namespace) -> Experiment:
 
 def _cost(labs: Sequence[Lab], runs: Sequence[tuple[Experiment, int]]) -> Estimate:
     """What all labs together have to do; flow is shared by the splits."""
-    parts = [lab.estimate(runs) for lab in labs]
-    flow = max(parts, key=lambda e: e.pairs)
-    seconds = sum(e.train_seconds for e in parts)
-    return Estimate(sum(e.runs for e in parts), flow.pairs, flow.flow_seconds, seconds, flow.store_bytes)
+    return together(lab.estimate(runs) for lab in labs)
 
 
 def _listing(labs: Sequence[Lab], experiments: Sequence[Experiment], seeds: Sequence[int]) -> str:

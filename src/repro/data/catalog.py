@@ -11,16 +11,21 @@ import os
 import re
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from repro.data.layouts import PARTS, File, Lists, parse_hmdb51, parse_ucf101, scan, table_rows, table_splits
 from repro.errors import ReproError, nearest
 
-__all__ = ["DATASETS", "Clip", "Dataset", "DatasetInfo", "load_dataset", "parse_hmdb51", "parse_ucf101"]
+__all__ = [
+    "DATASETS", "MANIFEST", "OFFICIAL", "Clip", "Dataset", "DatasetInfo", "load_dataset", "parse_hmdb51",
+    "parse_ucf101", "unofficial",
+]  # fmt: skip
 
 
+MANIFEST = "manifest"  # Weizmann's split by manifest.csv; its others leave one person out
 WEIZMANN_CLASSES = ("bend", "jack", "jump", "pjump", "run", "side", "skip", "walk", "wave1", "wave2")
 
 
@@ -36,6 +41,14 @@ class Clip:
     tags: Mapping[str, str] = field(default_factory=dict, hash=False)  # the data set's own facts (motionshapes)
 
 
+class SplitList(NamedTuple):
+    """What a list says of a split, whether or not its clips are on disk."""
+
+    train: int  # clips
+    test: int
+    digest: str  # of which clip is on which side
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Clips sorted by id. `fingerprint` (16 hex digits) changes with ids, labels, splits and file sizes."""
@@ -47,6 +60,9 @@ class Dataset:
     splits: tuple[str, ...]  # the first is the default
     fingerprint: str
     render: Callable[[str, Path], None] | None = None  # writes the video of a clip id (procedural data)
+    missing: tuple[str, ...] = field(default=(), repr=False)  # ids that a list names and the disk lacks: left out
+    unlisted: tuple[str, ...] = field(default=(), repr=False)  # paths of videos on disk that no list names
+    listed: Mapping[str, SplitList] = field(default_factory=dict, hash=False, repr=False)
 
     def select(self, split: str, part: str) -> tuple[Clip, ...]:
         """Clips of `part` ("train" or "test") of `split`, sorted by id. None, or an unknown name: ReproError."""
@@ -86,6 +102,7 @@ class DatasetInfo:
     title: str
     layout: str  # expected under the data root, one line
     source: str
+    unpack: str = ""  # how to get from the download to the layout
     size: str = "any"
     citation: str = "none"
     licence: str = "yours to know"
@@ -110,7 +127,10 @@ DATASETS: dict[str, DatasetInfo] = {
     "ucf101": DatasetInfo(
         title="UCF101",
         layout="<Class>/v_<Class>_g01_c01.avi (or inside UCF-101/) and ucfTrainTestlist/{classInd,trainlist01,...}.txt",
-        source="UCF101 page of the Center for Research in Computer Vision: UCF101.rar and its Train/Test Splits",
+        source="UCF101 page of the Center for Research in Computer Vision (University of Central Florida): UCF101.rar "
+        "and the zip 'Train/Test Splits for Action Recognition'",
+        unpack="in data/ucf101: 'unrar x UCF101.rar' makes UCF-101/ with a folder per class, unzipping the other "
+        "file makes ucfTrainTestlist/; leave both as they are",
         size="101 classes, 13320 clips, 320x240, 25 fps, 6.5 GB; split 1: 9537 training and 3783 test clips",
         citation="Soomro et al., UCF101, CRCV-TR-12-01, 2012",
         licence="no licence stated, videos from YouTube: research use with citation",
@@ -118,7 +138,10 @@ DATASETS: dict[str, DatasetInfo] = {
     "hmdb51": DatasetInfo(
         title="HMDB51",
         layout="<class>/<video>.avi (or inside hmdb51_org/) and testTrainMulti_7030_splits/<class>_test_split1.txt ...",
-        source="HMDB project page of the Serre Lab: hmdb51_org.rar and test_train_splits.rar (rar inside rar)",
+        source="HMDB project page of the Serre Lab (Brown University): hmdb51_org.rar and test_train_splits.rar",
+        unpack="in data/hmdb51: 'unrar x hmdb51_org.rar' makes 51 more archives, one per class (rar inside rar); "
+        "then 'for f in *.rar; do unrar x -o- \"$f\"; done' makes a folder per class and, of test_train_splits.rar, "
+        "testTrainMulti_7030_splits/; after that the archives may go",
         size="51 classes, 6766 clips, 240 px high, 30 fps, 2 GB; each split 3570 training and 1530 test clips",
         citation="Kuehne et al., HMDB: A Large Video Database for Human Motion Recognition, ICCV 2011",
         licence="Creative Commons Attribution 4.0 according to its page; videos from films and the web",
@@ -130,14 +153,62 @@ DATASETS: dict[str, DatasetInfo] = {
     ),
 }
 
+# Classes, and training and test clips of each split, as the two official sets of lists have them.
+OFFICIAL: dict[str, tuple[int, dict[str, SplitList]]] = {
+    "ucf101": (
+        101,
+        {
+            "1": SplitList(9537, 3783, "491d8cc34190a010"),
+            "2": SplitList(9586, 3734, "a0c23843a2a46f18"),
+            "3": SplitList(9624, 3696, "be7b59ad091b77d2"),
+        },
+    ),
+    "hmdb51": (
+        51,
+        {
+            "1": SplitList(3570, 1530, "98f525db3b25ee78"),
+            "2": SplitList(3570, 1530, "c05b08b9e1562467"),
+            "3": SplitList(3570, 1530, "72584e048db90c86"),
+        },
+    ),
+}
+
+
+def unofficial(dataset: Dataset) -> str:
+    """What tells the split lists of a loaded data set from the official ones, in one clause; "" where nothing does.
+
+    Compared are the class number and the clips that each split's lists name, whether they are on disk or not, and which
+    side they are on. Always ""
+    for data sets without official lists. Splits that are not there at all are no difference: none can be asked for.
+    """
+    if dataset.name not in OFFICIAL:
+        return ""
+    classes, splits = OFFICIAL[dataset.name]
+    differences = [f"{len(dataset.classes)} classes in place of {classes}"] if len(dataset.classes) != classes else []
+    others = [split for split, found in dataset.listed.items() if found != splits.get(split)]
+    if others:
+        found, official = dataset.listed[others[0]], splits.get(others[0])
+        if official is None:
+            what = f"{found.train} training and {found.test} test clips, which is no official split"
+        elif found[:2] == official[:2]:
+            what = "the right numbers of clips but not the same ones"
+        else:
+            what = (
+                f"{found.train} training and {found.test} test clips in place of {official.train} and {official.test}"
+            )
+        more = f", and {', '.join(others[1:])} differ too" if others[1:] else ""
+        differences.append(f"split {others[0]} has {what}{more}")
+    return f"{', '.join(differences)}: a subset, or lists of another version" if differences else ""
+
 
 def load_dataset(name: str, data_root: str | Path | None = None, *, allow_missing: bool = False) -> Dataset:
     """Catalogue of the data set `name` below `data_root` (default `$REPRO_DATA/<name>`, else `data/<name>`).
 
     Splits, the default first: weizmann "manifest" (if there is a manifest.csv), then one per person, named by the
     test person; ucf101 and hmdb51 "1" to "3"; folder "file" (split.csv), else "stratified"; motionshapes
-    as it says. Listed clips that are not on disk are an error, or left out with `allow_missing`. Videos that no
-    official list names are left out. Raises ReproError for unknown names, missing folders and other layouts.
+    as it says. Listed clips that are not on disk are an error, or left out with `allow_missing` and named in the data
+    set's `missing`. Videos that no official list names are left out. Raises ReproError for unknown names, missing
+    folders and other layouts.
     """
     if name not in DATASETS:
         raise ReproError(f"unknown data set {name!r}{nearest(name, DATASETS)}: choose from {', '.join(DATASETS)}")
@@ -184,6 +255,7 @@ def _weizmann(root: Path, allow_missing: bool) -> Dataset:
     if len(persons) < 2:
         raise _expected("weizmann", f"{len(files)} videos of {len(persons)} people in {root}")
     splits = {person: {id_: PARTS[who == person] for id_, who in people.items()} for person in persons}
+    missing: tuple[str, ...] = ()
     table = root / "manifest.csv"
     if table.is_file():
         header, *rows = table_rows(table) or [[]]
@@ -192,9 +264,9 @@ def _weizmann(root: Path, allow_missing: bool) -> Dataset:
         listed = table_splits(table, rows, (header.index("path"), header.index("split")))
         by_stem = {id_.rpartition("/")[2]: id_ for id_ in files}  # the videos may lie flat or in folders
         parts = {by_stem.get(id_.rpartition("/")[2], id_): part for id_, part in listed.items()}
-        _check_listed("weizmann", root, parts, files, allow_missing)
-        splits = {"manifest": parts, **splits}
-    return _dataset("weizmann", root, WEIZMANN_CLASSES, files, splits, people)
+        missing = _check_listed("weizmann", root, parts, files, allow_missing)
+        splits = {MANIFEST: parts, **splits}
+    return replace(_dataset("weizmann", root, WEIZMANN_CLASSES, files, splits, people), missing=missing)
 
 
 def _ucf101(root: Path, allow_missing: bool) -> Dataset:
@@ -217,7 +289,8 @@ def _find(name: str, root: Path, folders: Iterable[str], pattern: str) -> Path:
     for folder in folders:
         if any((root / folder).glob(pattern)):
             return root / folder
-    raise _expected(name, f"no official split lists ({pattern}) in {root}", f"; source: {DATASETS[name].source}")
+    problem = f"no official split lists ({pattern}) in {root}{_archives(root)}"
+    raise _expected(name, problem, f"; source: {DATASETS[name].source}")
 
 
 def _official(
@@ -225,10 +298,12 @@ def _official(
 ) -> Dataset:
     """Videos of official lists; folder and file names may differ in case (HandStandPushups) and suffix (.mp4)."""
     base = next((folder for folder in bases if (root / folder).is_dir()), "")
-    on_disk = {id_.lower(): file for id_, file in scan(root, base).items()}
+    found = scan(root, base)
+    on_disk = {id_.lower(): file for id_, file in found.items()}
     files = {id_: on_disk[id_.lower()] for id_ in lists.labels if id_.lower() in on_disk}
-    _check_listed(name, root, lists.labels, files, allow_missing)
-    return _dataset(name, root, lists.classes, files, lists.splits, groups)
+    unlisted = tuple(sorted({file.path for file in found.values()} - {file.path for file in files.values()}))
+    missing = _check_listed(name, root, lists.labels, files, allow_missing, unlisted)
+    return replace(_dataset(name, root, lists.classes, files, lists.splits, groups), missing=missing, unlisted=unlisted)
 
 
 def _folder(root: Path, allow_missing: bool) -> Dataset:
@@ -242,10 +317,13 @@ def _folder(root: Path, allow_missing: bool) -> Dataset:
     if len(members) < 2 or "" in members:
         raise _expected("folder", f"{len(members)} folders with videos ({len(members[''])} videos in none) in {root}")
     table = root / "split.csv"
+    missing: tuple[str, ...] = ()
+    unlisted: tuple[str, ...] = ()
     if table.is_file():
         rows = [row for row in table_rows(table) if row[:2] != ["path", "split"]]
         parts = table_splits(table, rows, (0, 1))
-        _check_listed("folder", root, parts, files, allow_missing)
+        unlisted = tuple(sorted(files[id_].path for id_ in files.keys() - parts.keys()))
+        missing = _check_listed("folder", root, parts, files, allow_missing, unlisted)
     else:
         parts = {}
         for name, ids in members.items():
@@ -254,7 +332,8 @@ def _folder(root: Path, allow_missing: bool) -> Dataset:
             n_test = max(1, round(0.3 * len(ids)))
             parts |= {id_: PARTS[rank < n_test] for rank, id_ in enumerate(sorted(ids, key=_digest))}
     splits = {"file" if table.is_file() else "stratified": parts}
-    return _dataset("folder", root, tuple(sorted(members)), files, splits, {id_: id_ for id_ in files})
+    dataset = _dataset("folder", root, tuple(sorted(members)), files, splits, {id_: id_ for id_ in files})
+    return replace(dataset, missing=missing, unlisted=unlisted)
 
 
 def _dataset(
@@ -272,13 +351,18 @@ def _dataset(
         sides = {split: parts[id_] for split, parts in splits.items() if id_ in parts}
         clips.append(Clip(id_, files[id_].path, label, groups[id_], sides))
         facts.append((id_, label, sides, files[id_].size))
-    for split in splits:
-        train, test = ({clip.group for clip in clips if clip.splits.get(split) == part} for part in PARTS)
+    listed = {}
+    for split, parts in splits.items():
+        sides_of_all = list(parts.values())
+        listed[split] = SplitList(
+            sides_of_all.count("train"), sides_of_all.count("test"), _digest(sorted(parts.items()))
+        )
+        train, test = ({groups.get(id_, id_) for id_, side in parts.items() if side == part} for part in PARTS)
         if train & test:
             raise ReproError(
                 f"{name}: {min(train & test)!r} is in train and test of {split!r} in {root}: repair the split"
             )
-    return Dataset(name, root, classes, tuple(clips), tuple(splits), _digest(facts))
+    return Dataset(name, root, classes, tuple(clips), tuple(splits), _digest(facts), listed=listed)
 
 
 def _digest(value: object) -> str:
@@ -291,9 +375,32 @@ def _expected(name: str, problem: str, hint: str = "") -> ReproError:
     return ReproError(f"{name}: {problem}; expected {DATASETS[name].layout}{hint}")
 
 
-def _check_listed(name: str, root: Path, listed: Collection[str], found: Collection[str], allow_missing: bool) -> None:
-    """Refuse clips that a list names and the disk lacks, unless they may be left out and some remain."""
-    missing = sorted(set(listed) - set(found))
+def _check_listed(
+    name: str,
+    root: Path,
+    listed: Collection[str],
+    found: Collection[str],
+    allow_missing: bool,
+    unlisted: Sequence[str] = (),
+) -> tuple[str, ...]:
+    """The ids that a list names and the disk lacks; an error unless they may be left out and some remain."""
+    missing = tuple(sorted(set(listed) - set(found)))
     if missing and not (allow_missing and len(missing) < len(set(listed))):
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        raise _expected(name, f"{len(missing)} of {len(set(listed))} listed clips are missing in {root}: {first}")
+        hint = "" if found else _archives(root)
+        if unlisted:
+            are = "1 video is" if len(unlisted) == 1 else f"{len(unlisted)} videos are"
+            hint = f"; {are} in no list, e.g. {unlisted[0]}: renamed?"
+        raise _expected(
+            name, f"{len(missing)} of {len(set(listed))} listed clips are missing in {root}: {_some(missing)}{hint}"
+        )
+    return missing
+
+
+def _archives(root: Path) -> str:
+    """A word on downloads that lie where their contents should."""
+    names = sorted(path.name for path in root.iterdir() if path.suffix in (".rar", ".zip"))
+    return f", but archives ({_some(names)}): unpack them" if names else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -12,12 +12,13 @@ so that even a damaged file decodes to the same pixels every time.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import av
 import cv2
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 from repro.errors import ReproError, nearest
 
 Frames = NDArray[np.uint8]
+Used = TypeVar("Used")
 
+DECORD_FRAMES = 2000  # of longer videos PyAV decodes all: decord's memory grows by some 30 KB a frame (measured)
 TOLERATED = 0.1  # share of frames, and one more, that may be missing or damaged
 CODECS = {
     # no B frames: AVI has no presentation times; one thread: the same bytes every time
@@ -40,6 +43,10 @@ log = logging.getLogger(__name__)
 
 class VideoError(ReproError):
     """A video that cannot be used. The one-line message names the file."""
+
+
+class _NotPyAVError(Exception):
+    """What decord gives may not be what PyAV gives: begin again with PyAV."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,36 @@ def read_video(
     aspect ratio is not; grey videos come back with three equal channels; frames of a variable rate come as they are,
     none repeated and none dropped.
     """
+    return stream_video(
+        path,
+        lambda info, frames: (_stack(frames, info), info),
+        short_side,
+        backend=backend,
+        allow_truncated=allow_truncated,
+    )
+
+
+def stream_video(
+    path: str | Path,
+    use: Callable[[VideoInfo, Iterator[Frames]], Used],
+    short_side: int | None = None,
+    *,
+    backend: str | None = None,
+    allow_truncated: bool = False,
+) -> Used:
+    """Return `use(info, frames)`, where `frames` yields those of `read_video` in order and one at a time, (H, W, 3).
+
+    So a video of any length takes little memory. `use` must read all `info.frames` frames, and bear being called a
+    second time, with the first frame again: decord's frames may turn out not to be PyAV's as late as in place of the
+    last one, where `frames` then raises what `use` must let pass. Other arguments and errors: see `read_video`.
+    """
     scan = _scan(path, allow_truncated)
-    frames = None
-    if _backend(backend) == "decord" and not scan.info.damaged:
-        frames = _decord_frames(path, scan, short_side)
-    if frames is None:
-        frames = _stack((_rgb(frame) for frame in _Pass(path)), scan.info, short_side)
-    return frames, scan.info
+    if _backend(backend) == "decord" and not scan.info.damaged and scan.info.frames <= DECORD_FRAMES:
+        try:
+            return use(scan.info, (resize_short_side(frame, short_side) for frame in _decord_frames(path, scan)))
+        except _NotPyAVError as error:
+            log.debug("%s: PyAV decodes, not decord: %s", path, error)
+    return use(scan.info, (resize_short_side(frame, short_side) for frame in _pyav_frames(path, scan.info)))
 
 
 def iter_frames(path: str | Path, *, allow_truncated: bool = False) -> Iterator[Frames]:
@@ -105,6 +135,15 @@ def iter_frames(path: str | Path, *, allow_truncated: bool = False) -> Iterator[
         yield _rgb(frame)
 
 
+def first_frames(path: str | Path, count: int, short_side: int | None = None) -> list[Frames]:
+    """The first frames of a file, `count` at most, reduced as in `read_video`; the rest is neither decoded nor judged.
+
+    A file of which nothing can be decoded raises VideoError or gives no frame.
+    """
+    frames = itertools.islice(_Pass(path), count)
+    return [resize_short_side(_rgb(frame), short_side) for frame in frames]
+
+
 def probe(path: str | Path, *, allow_truncated: bool = False) -> VideoInfo:
     """Decode a file without keeping its frames. The count is exact. Errors as in `read_video`."""
     return _scan(path, allow_truncated).info
@@ -112,12 +151,18 @@ def probe(path: str | Path, *, allow_truncated: bool = False) -> VideoInfo:
 
 def resize_short_side(frame: Frames, short_side: int | None) -> Frames:
     """Reduce (H, W, 3) so that the shorter side is `short_side`; a frame that is not larger comes back as it is."""
-    height, width = frame.shape[:2]
-    if short_side is None or min(height, width) <= short_side:
+    height, width = reduced_size(frame.shape[0], frame.shape[1], short_side)
+    if (height, width) == frame.shape[:2]:
         return frame
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def reduced_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """(H, W) of a frame after `resize_short_side`."""
+    if short_side is None or min(height, width) <= short_side:
+        return height, width
     scale = short_side / min(height, width)
-    size = (max(short_side, round(width * scale)), max(short_side, round(height * scale)))
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return max(short_side, round(height * scale)), max(short_side, round(width * scale))
 
 
 def write_video(
@@ -243,39 +288,42 @@ def _rgb(frame: av.VideoFrame) -> Frames:
     return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)))  # rotation: degrees counter-clockwise
 
 
-def _stack(frames: Iterable[Frames], info: VideoInfo, short_side: int | None) -> Frames:
-    """Resize one by one into one array: a long video in full size would not fit beside its copy."""
+def _stack(frames: Iterable[Frames], info: VideoInfo) -> Frames:
+    """One array, filled frame by frame: a list of them would be in memory beside it."""
     out: Frames | None = None
     for index, frame in enumerate(frames):
-        small = resize_short_side(frame, short_side)
         if out is None:
-            out = np.empty((info.frames, *small.shape), np.uint8)
-        out[index] = small
+            out = np.empty((info.frames, *frame.shape), np.uint8)
+        out[index] = frame
     assert out is not None
     return out
 
 
-def _decord_frames(path: str | Path, scan: _Scan, short_side: int | None) -> Frames | None:
-    """decord's frames, or None where they may not be PyAV's."""
+def _pyav_frames(path: str | Path, info: VideoInfo) -> Iterator[Frames]:
+    count = 0
+    for count, frame in enumerate(_Pass(path), start=1):
+        if count <= info.frames:
+            yield _rgb(frame)
+    if count != info.frames:
+        raise VideoError(f"{path}: {info.frames} frames at first, {count} when read again: did the file change?")
+
+
+def _decord_frames(path: str | Path, scan: _Scan) -> Iterator[Frames]:
+    """decord's frames; raises _NotPyAVError, before the last one at the latest, where they may not be PyAV's."""
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
+    known = {0: scan.first, scan.info.frames - 1: scan.last}
     try:
         reader = decord.VideoReader(_url(path), ctx=decord.cpu(0), num_threads=1)
         if len(reader) < scan.info.frames:
-            return None
-        ends: list[Frames] = []
-
-        def in_order() -> Iterator[Frames]:
-            for index in range(scan.info.frames):
-                frame: Frames = reader.next().asnumpy()
-                if index in (0, scan.info.frames - 1):
-                    ends.append(frame)
-                yield frame
-
-        frames = _stack(in_order(), scan.info, short_side)
+            raise _NotPyAVError(f"{len(reader)} frames, not {scan.info.frames}")
+        for index in range(scan.info.frames):
+            frame: Frames = reader.next().asnumpy()
+            if index in known and not np.array_equal(frame, known[index]):
+                raise _NotPyAVError(f"frame {index} differs")
+            yield frame
+    except _NotPyAVError:
+        raise
     except Exception as error:  # whatever decord trips over, PyAV decides
-        log.debug("decord fails on %s: %s", path, error)
-        return None
-    same = np.array_equal(ends[0], scan.first) and np.array_equal(ends[-1], scan.last)
-    return frames if same else None
+        raise _NotPyAVError(str(error)) from error

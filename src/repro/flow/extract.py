@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from repro.data.video import read_video
+from repro.data.video import Frames, VideoInfo, reduced_size, stream_video
 from repro.errors import ReproError
-from repro.flow.folders import read_flow_folder
-from repro.flow.store import ClipStore, quantise
-from repro.flow.tvl1 import backend_name, tvl1
+from repro.flow.folders import fit, iter_flow_folder
+from repro.flow.given import check_given_flow, spread
+from repro.flow.store import ClipStore, WriteError, quantise
+from repro.flow.tvl1 import BACKENDS, backend_of, tvl1
+from repro.flow.writer import ClipWriter
+from repro.processes import each
 
 if TYPE_CHECKING:
     from repro.data.catalog import Clip, Dataset
 
-CHUNK = 16  # pairs per call: bounds the float flow in memory, 10 MB at 320x240
+CHUNK = 16  # pairs per call: bounds the frames and the flow in memory, 10 MB at 320x240
 
 
 @dataclass
@@ -50,6 +44,7 @@ class Job:
     dataset: Dataset
     store: ClipStore
     flow_root: Path | None
+    backend: str | None  # that computes the flow: one of BACKENDS; None where it is given or not wanted
     allow_truncated: bool
 
     def run(self, clip: Clip) -> tuple[Literal["done", "present", "failed"], str]:
@@ -58,30 +53,49 @@ class Job:
         if self.store.has(clip.id, flow=with_flow):  # another process may have been here
             return "present", ""
         try:
-            video = self.dataset.video(clip)
-            frames, info = read_video(video, self.store.settings.short_side, allow_truncated=self.allow_truncated)
-            flow = self._flow(clip, frames) if with_flow else None
+            video, side = self.dataset.video(clip), self.store.settings.short_side
+
+            def use(info: VideoInfo, frames: Iterator[Frames]) -> VideoInfo:
+                size = reduced_size(info.height, info.width, side)
+                with self.store.writer(clip.id, info.frames, *size, flow=with_flow) as writer:
+                    self._fill(writer, clip, info.frames, frames)
+                return info
+
+            info = stream_video(video, use, side, allow_truncated=self.allow_truncated)
+        except WriteError:  # no reason to go on
+            raise
         except ReproError as error:
             named = Path(clip.path).name in str(error)  # what is wrong with an array names no file
             return "failed", str(error) if named else f"{self.dataset.root / clip.path}: {error}"
-        try:
-            self.store.write(clip.id, frames, flow)
-        except OSError as error:  # no reason to go on
-            what = "the disk is full" if error.errno == errno.ENOSPC else error.strerror
-            raise ReproError(f"cannot write to {self.store.root}: {what}; what is finished is kept") from error
         return "done", info.flaws
 
-    def _flow(self, clip: Clip, frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(T - 1, 2, H, W) bytes, computed from the frames (T, H, W, 3) or read from `flow_root`."""
-        bound = self.store.settings.bound
-        if self.flow_root is not None:
-            return quantise(fit(read_flow_folder(self.flow_root, clip, len(frames), bound), frames.shape[1:3]), bound)
-        flow = np.empty((len(frames) - 1, 2, *frames.shape[1:3]), np.uint8)
-        grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])  # (T, H, W)
-        for start in range(0, len(flow), CHUNK):
-            stop = min(start + CHUNK, len(flow))
-            flow[start:stop] = quantise(tvl1(grey[start:stop], grey[start + 1 : stop + 1]).numpy(), bound)
-        return flow
+    def _fill(self, writer: ClipWriter, clip: Clip, n_frames: int, frames: Iterator[Frames]) -> None:
+        """Write frames (H, W, 3) as they come, and the fields between them, computed or given."""
+        if self.flow_root is not None and self.store.settings.flow_backend is not None:
+            bound = self.store.settings.bound
+            fields = iter_flow_folder(self.flow_root, clip, n_frames, bound)
+            for index, frame in enumerate(frames):
+                writer.add_frame(frame)
+                if index:
+                    writer.add_field(quantise(fit(next(fields), frame.shape[:2]), bound))
+            return
+        grey: list[NDArray[np.uint8]] = []  # of the frames whose fields are still to come
+        for frame in frames:
+            writer.add_frame(frame)
+            if self.backend is not None:
+                grey.append(np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8))
+                if len(grey) > CHUNK:
+                    self._add_fields(writer, grey)
+                    del grey[:-1]
+        if len(grey) > 1:
+            self._add_fields(writer, grey)
+
+    def _add_fields(self, writer: ClipWriter, grey: Sequence[NDArray[np.uint8]]) -> None:
+        assert self.backend is not None
+        images = np.stack(grey)  # (n + 1, H, W)
+        flow = tvl1(images[:-1], images[1:], backend=self.backend).numpy()
+        for one in quantise(flow, self.store.settings.bound):
+            writer.add_field(one)
 
 
 def extract(
@@ -102,17 +116,19 @@ def extract(
     guard its entry with `if __name__ == "__main__"`. progress: called with the id of every clip that is through,
     whatever came of it. on_error: "raise" stops at the first video that cannot be used, "skip" reports it. flow_root:
     take flow that other tools extracted (`repro.flow.folders`), with the bound of the store, resized to its frames.
-    allow_truncated: see `read_video`. Raises ReproError when the store cannot be written or a worker process dies.
+    allow_truncated: see `read_video`. Memory does not grow with the number or the length of the videos. Raises
+    ReproError when the store cannot be written, when its flow is by no backend of this installation, when the given
+    flow is not that of the videos (`check_given_flow`), and when a worker process dies.
     """
-    backend = store.settings.flow_backend
-    if flow_root is None and backend not in (None, backend_name()):
-        raise ReproError(
-            f"{store.root} holds flow by {backend}, this installation computes {backend_name()}: use another directory"
-        )
     store.remove_stale()
+    if flow_root is None:
+        job = Job(dataset, store, None, _backend(store), allow_truncated)
+    else:
+        job = Job(dataset, store, Path(flow_root), None, allow_truncated)
+        missing = (clip for clip in spread(clips) if not store.has(clip.id))
+        check_given_flow(dataset, missing, flow_root, store.settings.short_side, store.settings.bound)
     report = Report()
-    job = Job(dataset, store, None if flow_root is None else Path(flow_root), allow_truncated)
-    with contextlib.closing(_results(job, clips, min(workers, len(clips)))) as results:
+    with contextlib.closing(each(job.run, clips, min(workers, len(clips)))) as results:
         for clip, (outcome, note) in results:
             if outcome == "failed":
                 if on_error == "raise":
@@ -127,61 +143,13 @@ def extract(
     return report
 
 
-def fit(flow: NDArray[np.float32], size: Sequence[int]) -> NDArray[np.float32]:
-    """Resize flow (N, 2, h, w) to frames of `size` (H, W); displacements, in px, grow or shrink with them."""
-    height, width = size
-    if flow.shape[2:] == (height, width):
-        return flow
-    scale = (width / flow.shape[3], height / flow.shape[2])
-    resized = [
-        [cv2.resize(c, (width, height), interpolation=cv2.INTER_LINEAR) * s for c, s in zip(f, scale, strict=True)]
-        for f in flow
-    ]
-    return np.array(resized, np.float32)
-
-
-def _results(job: Job, clips: Sequence[Clip], workers: int) -> Generator[tuple[Clip, tuple[str, str]], None, None]:
-    """Yield (clip, result) as they come. However it is left, no worker stays behind."""
-    if workers <= 1:
-        for clip in clips:
-            yield clip, job.run(clip)
-        return
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (job,))
-    try:
-        futures = {pool.submit(_run, clip): clip for clip in clips}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
+def _backend(store: ClipStore) -> str | None:
+    """The backend whose name the store has; None where it holds frames only."""
+    wanted = store.settings.flow_backend
+    backend = None if wanted is None else backend_of(wanted)
+    if wanted is not None and backend is None:
         raise ReproError(
-            "a worker process died (out of memory?): run again with fewer workers, what is finished is kept"
-        ) from error
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()  # a clip takes minutes, and the store bears it
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-_job: Job  # of this worker process
-
-
-def _start_worker(job: Job) -> None:
-    global _job
-    _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    threading.Thread(target=die_with_parent, daemon=True).start()
-
-
-def die_with_parent() -> None:
-    """Without this the workers of a killed process wait for their next clip for ever."""
-    parent: Any = multiprocessing.parent_process()
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-def _run(clip: Clip) -> tuple[str, str]:
-    return _job.run(clip)
+            f"{store.root} holds flow by {wanted}, this installation computes {' or '.join(BACKENDS.values())}: "
+            "use another directory"
+        )
+    return backend

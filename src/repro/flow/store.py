@@ -1,12 +1,12 @@
 """Frames and flow of a video in one file: JPEG images with random access, a checksum each.
 
 A file is, little-endian: magic (8 bytes), version, length of the JSON header, number of images, CRC32 of all that
-precedes the images (4 bytes each), the JSON header, the index (offset, length, CRC32 per image), the images: T
-frames, then the T - 1 fields, if any. A field is one grey JPEG: u, padded to whole 8x8 blocks so that u and v share
-none, and v to the right of it, 8 bits each.
+precedes the images (4 bytes each), the JSON header, the index (offset, length, CRC32 per image: T frames, then the
+T - 1 fields, if any), the images in the order in which they were made. A field is one grey JPEG: u, padded to whole
+8x8 blocks so that u and v share none, and v to the right of it, 8 bits each.
 
 The directory holds `settings.json`; every file in it was written with these settings. A file appears whole or not at
-all: it is written under another name, flushed and renamed.
+all: it is written under another name (`repro.flow.writer`), flushed, read back and renamed.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ import contextlib
 import hashlib
 import json
 import mmap
-import os
-import struct
-import tempfile
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,21 +29,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from repro.errors import ReproError
+from repro.flow.writer import (
+    BLOCK,
+    HEAD,
+    INDEX,
+    MAGIC,
+    VERSION,
+    ClipWriter,
+    StoreError,
+    WriteError,
+    new_file,
+    sync,
+    write_whole,
+    writing,
+)
 
-MAGIC, VERSION, SUFFIX = b"reproclp", 1, ".clip"
-HEAD = struct.Struct(
-    "<8sIIII"
-)  # magic, version, length of the JSON, images, CRC32 of head (with 0 here), JSON and index
-INDEX = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])
+__all__ = ["ClipStore", "Settings", "StoreError", "StoredClip", "WriteError", "dequantise", "quantise"]
+
+SUFFIX = ".clip"
 ZERO = 128  # the byte that means 0 px
-BLOCK = 8  # px, side of a JPEG block
-STALE = 3600.0  # seconds: writing takes less than one, so an older temporary file belongs to a process that was killed
+STALE = 3600.0  # seconds without a byte: such a temporary file belongs to a process that was killed
 LONGEST = 180  # bytes of a file name; file systems allow 255
-
-
-class StoreError(ReproError):
-    """A stored file or directory that cannot be used."""
 
 
 def quantise(flow_px: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]:
@@ -91,7 +94,8 @@ class ClipStore:
         path = self.root / "settings.json"
         found = self._read_settings(path)
         if found is None or found == replace(wanted, flow_backend=None) != wanted:
-            _write_atomically(path, [json.dumps({"version": VERSION, **asdict(wanted)}, indent=1).encode()])
+            with writing(self.root):
+                write_whole(path, [json.dumps({"version": VERSION, **asdict(wanted)}, indent=1).encode()])
             found = wanted
         for name, value in asdict(wanted).items():
             if (kept := getattr(found, name)) != value and not (name == "flow_backend" and value is None):
@@ -128,16 +132,39 @@ class ClipStore:
         `quantise`."""
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
             raise ValueError(f"frames must be (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")
-        bgr = (cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames)
-        size = (len(frames), frames.shape[1], frames.shape[2])
-        self._write(clip_id, size, [self._jpeg(image) for image in bgr], flow)
+        with self.writer(clip_id, *frames.shape[:3], flow=flow is not None) as writer:
+            for frame in frames:
+                writer.add_frame(frame)
+            self._add_fields(writer, flow, frames.shape[:3])
 
     def add_flow(self, clip_id: str, flow: NDArray[Any]) -> None:
         """Give a stored clip flow, (T - 1, 2, H, W) as in `write`; its frames stay as they are, bit by bit."""
         with self.open(clip_id) as stored:
             size = (stored.n_frames, stored.height, stored.width)
-            images = [stored.blob(index) for index in range(stored.n_frames)]
-        self._write(clip_id, size, images, flow)
+            with self.writer(clip_id, *size, flow=True) as writer:
+                for index in range(stored.n_frames):
+                    writer.add_encoded_frame(stored.blob(index))
+                self._add_fields(writer, flow, size)
+
+    @contextlib.contextmanager
+    def writer(self, clip_id: str, n_frames: int, height: int, width: int, *, flow: bool) -> Iterator[ClipWriter]:
+        """Write a clip image by image, with flow or without: all of `n_frames` frames (H, W, 3) and `n_frames` - 1
+        fields. On leaving it is read back, checksum by checksum, and appears under its name; after an exception there
+        is nothing. Raises WriteError when the disk is full, cannot be written or gives back something else."""
+        if flow and self.settings.flow_backend is None:
+            raise StoreError(f"{self.root} was opened for frames only: name a flow_backend to store flow")
+        backend = self.settings.flow_backend if flow else None
+        meta = {"id": clip_id, "frames": n_frames, "height": height, "width": width, "flow_backend": backend}
+        with contextlib.ExitStack() as stack:
+            with writing(self.root):  # not around the body, whose errors are of other files
+                file, temporary = stack.enter_context(new_file(self.path(clip_id)))
+            writer = ClipWriter(file, self.root, meta, n_frames - 1 if flow else 0, self.settings.quality)
+            yield writer
+            with writing(self.root):
+                writer.finish()
+                sync(file)
+                self._read_back(temporary, clip_id)
+                stack.close()  # which renames it
 
     def open(self, clip_id: str) -> StoredClip:
         """Open a stored clip; StoreError when it is missing or its header is damaged."""
@@ -150,34 +177,23 @@ class ClipStore:
                 if time.time() - path.stat().st_mtime >= older_than:
                     path.unlink()
 
-    def _write(self, clip_id: str, size: tuple[int, int, int], images: list[bytes], flow: NDArray[Any] | None) -> None:
-        n_frames, height, width = size
-        if flow is not None:
-            if self.settings.flow_backend is None:
-                raise StoreError(f"{self.root} was opened for frames only: name a flow_backend to store flow")
-            if flow.shape != (n_frames - 1, 2, height, width):
-                raise ValueError(f"flow must be {(n_frames - 1, 2, height, width)}, not {flow.shape}")
-            fields = flow if flow.dtype == np.uint8 else quantise(flow, self.settings.bound)
-            pad = -width % BLOCK
-            wide = (np.concatenate([np.pad(u, ((0, 0), (0, pad)), mode="edge"), v], axis=1) for u, v in fields)
-            images = images + [self._jpeg(image) for image in wide]
-        backend = self.settings.flow_backend if flow is not None else None
-        meta = {"id": clip_id, "frames": n_frames, "height": height, "width": width, "flow_backend": backend}
-        header = json.dumps(meta).encode()
-        index = np.zeros(len(images), INDEX)
-        index["length"] = [len(image) for image in images]
-        index["crc"] = [zlib.crc32(image) for image in images]
-        start = HEAD.size + len(header) + index.nbytes
-        index["offset"] = start + np.cumsum(index["length"], dtype=np.uint64) - index["length"]
-        rest = header + index.tobytes()
-        crc = zlib.crc32(rest, zlib.crc32(HEAD.pack(MAGIC, VERSION, len(header), len(images), 0)))
-        head = HEAD.pack(MAGIC, VERSION, len(header), len(images), crc)
-        _write_atomically(self.path(clip_id), [head, rest, *images])
+    def _read_back(self, path: Path, clip_id: str) -> None:
+        try:
+            with StoredClip(path, clip_id) as stored:
+                stored.check()
+        except StoreError as error:
+            raise WriteError(
+                f"{clip_id}: what was written to {self.root} reads back damaged ({error}): check the disk"
+            ) from error
 
-    def _jpeg(self, image: NDArray[np.uint8]) -> bytes:
-        # full colour resolution: small coloured things would lose their colour to 4:2:0
-        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444] if image.ndim == 3 else []
-        return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality, *sampling])[1].tobytes()
+    def _add_fields(self, writer: ClipWriter, flow: NDArray[Any] | None, size: tuple[int, ...]) -> None:
+        if flow is None:
+            return
+        n_frames, height, width = size
+        if flow.shape != (n_frames - 1, 2, height, width):
+            raise ValueError(f"flow must be {(n_frames - 1, 2, height, width)}, not {flow.shape}")
+        for field in flow:
+            writer.add_field(field if flow.dtype == np.uint8 else quantise(field, self.settings.bound))
 
 
 class StoredClip:
@@ -223,24 +239,43 @@ class StoredClip:
 
     def rgb(self, indices: Sequence[int]) -> Tensor:
         """Frames by number: (n, 3, H, W) uint8."""
-        return self._images(indices, 0, self.n_frames, (3, self.height, self.width))
+        out, images = self._images(indices, 0, self.n_frames, 3)
+        for planes, bgr in images:
+            cv2.split(bgr, list(planes[::-1]))  # into place
+        return out
 
     def flow(self, indices: Sequence[int]) -> Tensor:
         """Fields by number, field i from frame i to frame i + 1: (n, 2, H, W) uint8, see `dequantise`."""
         if self.flow_backend is None:
             raise StoreError(f"{self.path} holds frames only: extract the flow first")
         left = self.width + -self.width % BLOCK
-        shape = (1, self.height, left + self.width)
-        wide = self._images(indices, self.n_frames, self.n_flow, shape)  # (n, 1, H, 8k + W)
-        return torch.cat([wide[..., : self.width], wide[..., left:]], dim=1)
+        out, images = self._images(indices, self.n_frames, self.n_flow, 2)
+        for (u, v), wide in images:  # (H, 8k + W)
+            u[:], v[:] = wide[:, : self.width], wide[:, left:]
+        return out
 
     def blob(self, index: int) -> bytes:
         """The JPEG bytes of an image, checked: frames first, then fields."""
-        entry = self._index[index]
-        data = self._map[int(entry["offset"]) : int(entry["offset"]) + int(entry["length"])]
-        if zlib.crc32(data) != entry["crc"]:
+        offset, length, crc = self._index[index].item()  # plain integers
+        data = self._map[offset : offset + length]
+        if zlib.crc32(data) != crc:
             raise self._damaged(f"wrong checksum of image {index}")
         return data
+
+    def check(self) -> None:
+        """Read every image and compare its checksum, and count them; StoreError says what is wrong."""
+        if self.n_frames < 1 or self.n_flow != (self.n_frames - 1 if self.flow_backend is not None else 0):
+            raise self._damaged(f"{self.n_frames} frames, {self.n_flow} flow fields")
+        try:
+            # Not through the map: where a disk cannot be read, that ends the process with a signal.
+            with self.path.open("rb") as file:
+                for index in np.argsort(self._index["offset"]):
+                    entry = self._index[index]
+                    file.seek(int(entry["offset"]))
+                    if zlib.crc32(file.read(int(entry["length"]))) != entry["crc"]:
+                        raise self._damaged(f"wrong checksum of image {index}")
+        except OSError as error:
+            raise self._damaged(error.strerror or str(error)) from error
 
     def close(self) -> None:
         """Release the file; twice does no harm."""
@@ -252,17 +287,27 @@ class StoredClip:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _images(self, indices: Sequence[int], first: int, count: int, shape: tuple[int, int, int]) -> Tensor:
-        wanted, where = np.unique(np.asarray(indices, np.int64), return_inverse=True)  # short clips repeat their last
-        if len(wanted) and not 0 <= wanted[0] <= wanted[-1] < count:
-            raise IndexError(f"{self.path}: indices {wanted[0]} to {wanted[-1]} of {count}")
-        out = np.empty((len(wanted), *shape), np.uint8)
-        for row, index in enumerate(wanted):
-            data = np.frombuffer(self.blob(first + int(index)), np.uint8)
-            # torchvision's decode_jpeg gives the same bytes, but is deprecated and twice as slow into this layout
-            image: Any = cv2.imdecode(data, cv2.IMREAD_COLOR if shape[0] == 3 else cv2.IMREAD_GRAYSCALE)
-            out[row] = cv2.split(image)[::-1]  # BGR planes
-        return torch.from_numpy(out[where.reshape(-1)])
+    def _images(
+        self, indices: Sequence[int], first: int, count: int, channels: int
+    ) -> tuple[Tensor, Iterator[tuple[NDArray[np.uint8], Any]]]:
+        """Room for the images asked for, (n, channels, H, W), and pairs (room for one, image as decoded) to fill it."""
+        wanted = [int(index) for index in indices]
+        if wanted and not 0 <= min(wanted) <= max(wanted) < count:
+            raise IndexError(f"{self.path}: indices {min(wanted)} to {max(wanted)} of {count}")
+        out = np.empty((len(wanted), channels, self.height, self.width), np.uint8)
+        colour = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+
+        def decoded() -> Iterator[tuple[NDArray[np.uint8], Any]]:
+            rows: dict[int, int] = {}
+            for row, index in enumerate(wanted):
+                if index in rows:  # short clips repeat their last
+                    out[row] = out[rows[index]]
+                    continue
+                # torchvision's decode_jpeg gives the same bytes, but is deprecated and slower
+                yield out[row], cv2.imdecode(np.frombuffer(self.blob(first + index), np.uint8), colour)
+                rows[index] = row
+
+        return torch.from_numpy(out), decoded()
 
     def _damaged(self, how: str) -> StoreError:
         return StoreError(f"{self.path} is damaged ({how}): delete it and extract again")
@@ -279,20 +324,3 @@ def _safe(part: str) -> str:
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         out = data[: LONGEST - 17].decode(errors="ignore") + "%" + digest
     return out
-
-
-def _write_atomically(path: Path, parts: Iterable[bytes]) -> None:
-    """Write under another name, flush to the disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp's files are for their owner alone; a store may be shared
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

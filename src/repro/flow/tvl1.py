@@ -31,6 +31,11 @@ def backend_name(backend: str = DEFAULT) -> str:
     return BACKENDS[backend]
 
 
+def backend_of(name: str) -> str | None:
+    """Undo `backend_name`: the backend that computes such fields here; None when none does."""
+    return next((backend for backend, known in BACKENDS.items() if known == name), None)
+
+
 def tvl1(
     I0: Tensor | NDArray[Any],
     I1: Tensor | NDArray[Any],

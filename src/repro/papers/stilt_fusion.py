@@ -183,6 +183,8 @@ def _svm_scores(features: Array, labels: Array, test: Array, penalty: float, num
     with warnings.catch_warnings():
         # At the largest penalties the solver may stop at its limit of steps, having separated the classes long before.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # A handful of clips (preset smoke) looks to scikit-learn like a regression.
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         decision = model.fit(features, labels).decision_function(test)
     if decision.ndim == 1:  # two classes: one signed distance
         decision = np.stack([-decision, decision], axis=1)

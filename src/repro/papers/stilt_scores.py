@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from repro.data.catalog import MANIFEST
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab
 from repro.metrics import softmax
@@ -216,11 +217,16 @@ class Scores:
 # ---------------------------------------------------------------- where runs come from
 
 
-def recorded_runs(folder: Path, dataset: str, preset: str) -> dict[RunKey, Result]:
-    """Recorded runs of one data set and scale, whether or not its videos are at hand."""
+def recorded_runs(folder: Path, dataset: str, preset: str, *, leave_one_out: bool = False) -> dict[RunKey, Result]:
+    """Recorded runs of one data set and scale, whether or not its videos are at hand.
+
+    Weizmann has two sets of splits with the same clips, which must not be mixed: the manifest's, and with
+    `leave_one_out` one for each person.
+    """
     found = {}
     for path, row in rows(folder / "stilt" / dataset):
-        if row["preset"] == preset:
+        one_out = dataset == "weizmann" and row["split"] != MANIFEST
+        if row["preset"] == preset and one_out == leave_one_out:
             found[row["experiment"], row["split"], int(row["seed"])] = read(path, recorded=True)
     return found
 

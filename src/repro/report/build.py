@@ -30,6 +30,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from repro.errors import ReproError
+from repro.report import performance
 
 ROOT = Path(__file__).resolve().parents[3]
 NOTEBOOKS = ROOT / "notebooks"
@@ -219,11 +220,15 @@ def smoke() -> None:
 
 
 def stage() -> None:
-    """Fill the staging folder: settings, pages and freshly executed notebooks."""
+    """Fill the staging folder: settings, pages, tables made of recorded timings, and freshly executed notebooks."""
     fresh(STAGE)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, STAGE / name)
-    shutil.copytree(ROOT / "book", STAGE / "book", ignore=shutil.ignore_patterns("results"))
+    shutil.copytree(ROOT / "book", STAGE / "book", ignore=shutil.ignore_patterns("results", "performance"))
+    generated = STAGE / "book" / "generated"
+    generated.mkdir()
+    for name, text in performance.pages().items():
+        (generated / name).write_text(text, encoding="utf-8")
     parameters = {"store_dir": relative(BUILD / "store"), "runs_dir": relative(fresh(BUILD / "runs"))}
     with environment(settings(BUILD / "data")):
         warm_fonts()

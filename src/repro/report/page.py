@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from repro.data.catalog import DATASETS, load_dataset
+from repro.costs import Estimate, together
+from repro.data.catalog import DATASETS, load_dataset, unofficial
 from repro.errors import ReproError, nearest
-from repro.experiments import Estimate, Experiment, Lab, seeds_of
+from repro.experiments import Experiment, Lab, seeds_of
 from repro.papers import PAPERS, Paper
 from repro.results import FIRST, Result, repeats, rows
 from repro.setup import open_lab, splits_of
@@ -30,6 +31,7 @@ class Parameters:
     dataset: str = "motionshapes"
     data_root: str = ""
     flow_root: str = ""
+    flow_bound: float = 20.0
     store_dir: str = ""
     splits: str = "default"
     seeds: str = "auto"
@@ -112,7 +114,7 @@ class Chapter:
         return open_lab(
             self.dataset, split=split, short_side=self.paper.short_side(preset, p.dataset), store=p.store_dir or None,
             runs=p.runs_dir or None, device=p.device, workers=p.workers, flow_root=p.flow_root or None,
-            on_error="skip", progress=self._log,
+            flow_bound=p.flow_bound, on_error="skip", progress=self._log,
         )  # fmt: skip
 
     def _log(self, what: str, done: int, total: int) -> None:
@@ -133,15 +135,8 @@ class Chapter:
     def estimate(self) -> Estimate:
         """What is to be done before the page is complete."""
         if not self.trains:
-            return Estimate(0, 0, 0.0, 0.0, 0)
-        parts = [lab.estimate(self.runs) for lab in self.labs]
-        return Estimate(
-            sum(e.runs for e in parts),
-            max(e.pairs for e in parts),
-            max(e.flow_seconds for e in parts),
-            sum(e.train_seconds for e in parts),
-            max(e.store_bytes for e in parts),
-        )
+            return Estimate()
+        return together(lab.estimate(self.runs) for lab in self.labs)
 
     def plan(self) -> str:
         """Say what the page is made from; refuse when it would take longer than `max_hours`."""
@@ -151,11 +146,14 @@ class Chapter:
             f"Data set {d.name}: {len(d.clips)} clips, {len(d.classes)} classes; split {', '.join(self.splits)}.",
             f"Preset {p.preset}" + (f", here {self.preset}" if p.preset != self.preset else "") + f"; seeds {seeds}.",
         ]
+        if different := unofficial(d):
+            lines.append(f"These are not the official lists: {different}.")
         if not self.trains:
             return "\n".join([*lines, "Results recorded for this data set are used; one run is repeated live."])
         estimate = self.estimate()
-        lines.append(f"To do now: {estimate}.")
-        hours = (estimate.flow_seconds + estimate.train_seconds) / 3600
+        lines += ["To do now, about:", *(f"  {line}" for line in estimate.lines())]
+        lines.append("What starts from trained networks (an SVM, maps of attention) comes on top.")
+        hours = estimate.seconds / 3600
         if hours > p.max_hours:
             raise ReproError(
                 f"about {hours:.1f} hours of work, more than max_hours={p.max_hours:g}: "

@@ -1,0 +1,112 @@
+"""What a piece of work will cost before it is begun, stage by stage: time on this machine and room on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from repro.data.clips import Sampling
+from repro.evaluation import protocol
+from repro.models.count import multiply_adds, parameters
+from repro.training import Recipe
+
+# Multiply-adds a second that training reaches: one CPU thread (measured 36e9 for a quarter-width ResNet-50, halved
+# for decoding and augmentation) and one data-centre GPU in bf16 (a cautious guess).
+RATES = {"cpu": 18e9, "cuda": 20e12}
+VIEWS = {"centre": 1.3, "ten": 10.0, "full": 1.3, "full+flip": 3.0}  # crops' worth of pixels a snippet is tested on
+ROW_BYTES = 60  # of a result, for a clip: id, group, label and scores
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough cost of the runs that are not done: seconds on this machine, bytes on its disk."""
+
+    runs: int = 0
+    frames: int = 0  # to decode
+    pairs: int = 0  # of frames whose flow is to be computed
+    decode_seconds: float = 0.0
+    flow_seconds: float = 0.0
+    train_seconds: float = 0.0
+    test_seconds: float = 0.0
+    store_bytes: int = 0
+    run_bytes: int = 0  # checkpoints and results
+
+    @property
+    def seconds(self) -> float:
+        """All stages, one after the other."""
+        return self.decode_seconds + self.flow_seconds + self.train_seconds + self.test_seconds
+
+    def stages(self) -> list[tuple[str, str, float, int]]:
+        """(stage, what it does, seconds, bytes)."""
+        return [
+            ("decoding", f"{self.frames:,} frames", self.decode_seconds, self.store_bytes),
+            ("optical flow", f"{self.pairs:,} fields", self.flow_seconds, 0),
+            ("training", f"{self.runs:,} runs", self.train_seconds, self.run_bytes),
+            ("testing", f"{self.runs:,} runs", self.test_seconds, 0),
+        ]
+
+    def lines(self) -> list[str]:
+        """A line a stage, then the sum. Frames and flow lie in one file, so the disk of both stands with the first."""
+        rows = [(name, what, duration(s), size(b) if b else "-") for name, what, s, b in self.stages()]
+        rows.append(("in all", "", duration(self.seconds), size(self.store_bytes + self.run_bytes)))
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runs} runs to train and test ({duration(self.train_seconds + self.test_seconds)}), "
+            f"{self.frames} frames to decode ({duration(self.decode_seconds)}), "
+            f"{self.pairs} flow fields to compute ({duration(self.flow_seconds)}), "
+            f"{size(self.store_bytes + self.run_bytes)} of disk; in all about {duration(self.seconds)}"
+        )
+
+
+def together(parts: Iterable[Estimate]) -> Estimate:
+    """The cost of several splits of one data set: each is trained, frames and flow are shared."""
+    parts = list(parts)
+    shared = max(parts, key=lambda e: e.frames, default=Estimate())
+    return Estimate(
+        runs=sum(e.runs for e in parts),
+        frames=shared.frames,
+        pairs=shared.pairs,
+        decode_seconds=shared.decode_seconds,
+        flow_seconds=shared.flow_seconds,
+        train_seconds=sum(e.train_seconds for e in parts),
+        test_seconds=sum(e.test_seconds for e in parts),
+        store_bytes=shared.store_bytes,
+        run_bytes=sum(e.run_bytes for e in parts),
+    )
+
+
+def run_cost(
+    model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, clips: tuple[int, int], device: str
+) -> tuple[float, float, int]:
+    """Seconds to train a network and to test it, and the bytes that it leaves.
+
+    `views` names the test protocol; `clips` are the numbers of training and of test clips, all of which are scored;
+    `device` is "cpu" or "cuda".
+    """
+    s = sampling
+    rgb = torch.zeros(1, 1, 3, s.crop, s.crop) if "rgb" in s.streams else None
+    flow = torch.zeros(1, 1, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
+    snippet = multiply_adds(model, rgb, flow)
+    seen = protocol(views)
+    train = 3 * snippet * recipe.iterations * recipe.batch * s.snippets  # forward, and twice that backward
+    test = snippet * sum(clips) * seen.snippets * VIEWS[seen.views]
+    left = 2 * 4 * parameters(model) + sum(clips) * ROW_BYTES  # weights and momentum, 4 bytes each
+    return train / RATES[device], test / RATES[device], left
+
+
+def duration(seconds: float) -> str:
+    """Such as 45 s, 12 min or 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Such as 3 MB or 12.5 GB."""
+    return f"{count / 1e6:.0f} MB" if count < 2e9 else f"{count / 1e9:.1f} GB"

@@ -1,0 +1,49 @@
+"""The command of the README, as typed, in a folder that holds `data/hmdb51` in the official layout: all 51 classes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from official import build_hmdb51
+
+from repro.results import rows
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = "papermill {root}/notebooks/stilt.ipynb out.ipynb -p dataset hmdb51 -p preset smoke"
+
+
+def test_the_chapter_on_hmdb51_as_it_is_typed(tmp_path):
+    """Decodes, computes flow, trains and tests; with the real clips where REPRO_REAL_DATA has them."""
+    real = os.environ.get("REPRO_REAL_DATA")
+    marks = build_hmdb51(tmp_path / "data" / "hmdb51", Path(real) if real else None)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
+    ours = ("REPRO_DATA", "REPRO_STORE", "REPRO_RUNS", "REPRO_RESULTS")
+    caches = {"TORCH_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "cache")}  # where downloads would go
+    env = {name: value for name, value in os.environ.items() if name not in ours} | caches
+    env |= {"OMP_NUM_THREADS": "1", "REPRO_RESULTS": str(tmp_path / "none")}
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])  # papermill of this environment
+    command = COMMAND.format(root=ROOT).split()
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    book = nbformat.read(tmp_path / "out.ipynb", 4)
+    outputs = [(cell, output) for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert [output for _, output in outputs if output.output_type == "error"] == []
+    [plan] = [
+        output.text for cell, output in outputs if "open_chapter" in cell.source and output.output_type == "stream"
+    ]
+    assert f"Data set hmdb51: {len(marks)} clips, 51 classes; split 1." in plan
+    for stage in ("decoding", "optical flow", "training", "testing", "in all"):  # each with its time
+        assert re.search(rf"^ *{stage} .*\d (s|min|h)\b", plan, re.MULTILINE), plan
+    assert re.search(r"^ *in all .*\d (MB|GB)$", plan, re.MULTILINE), plan  # and the disk
+
+    found = [row for _, row in rows(tmp_path / "runs")]
+    assert {(row["dataset"], row["preset"], row["split"]) for row in found} == {("hmdb51", "smoke", "1")}
+    assert {"spatial", "temporal", "stil-snippets"} <= {row["experiment"] for row in found}
+    assert all(len(row["classes"]) == 51 and not row["left_out"] for row in found)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "out.ipynb", "runs", "store"}  # nothing else was made
