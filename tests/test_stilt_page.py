@@ -184,12 +184,13 @@ def test_the_whole_notebook_with_everything_run(tmp_path, monkeypatch):
     assert re.search(r"temporal +1 +STALE", everything)
     footer = repr(found["# NBVAL_IGNORE_OUTPUT\nstilt.footer()"])
     assert "stale: 1: temporal seed 1" in footer
-    assert "runs: 71" in footer  # 2 x (11 + 6 + 2) of motionshapes, 11 of Weizmann
+    assert "runs: 71" in footer  # 2 x (11 + 6 + 2) of motionshapes, 11 of Weizmann, 22 of it with one person left out
     for table in (4, 5, 6):
         both = repr(found[f"stilt.comparisons({table})"])
         assert f"Table {table} on motionshapes: preset small, test protocol quick, split 1, seeds 1, 2, 84 test" in both
         assert (
-            f"Table {table} on weizmann: preset small, test protocol quick, split ido, seeds 1, 10 test clips" in both
+            f"Table {table} on weizmann: preset small, test protocol quick, split manifest, seeds 1, 10 test clips"
+            in both
         )
         own, other = both.split("\n\n")
         assert NOT_RUN not in own

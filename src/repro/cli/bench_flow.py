@@ -18,7 +18,10 @@ from repro.errors import ReproError
 from repro.flow.store import quantise
 from repro.flow.tvl1 import BACKENDS, SMALLEST, tvl1
 
-KINDS = ("translation", "rotation", "zoom", "occlusion", "noise")  # of invented pairs
+KINDS = (  # of invented pairs: what makes flow hard in real videos, one at a time
+    "translation", "rotation", "zoom", "occlusion", "noise", "large motion", "brightness", "blur", "repetition",
+    "low contrast", "transparency", "cut",
+)  # fmt: skip
 BOUND = 20.0  # px at the ends of the 8 bits that stored flow has
 Grey = NDArray[np.uint8]  # (H, W)
 
@@ -79,15 +82,30 @@ def invented_pairs(count: int, height: int, width: int) -> Iterator[Pair]:
         kind, rng = KINDS[i % len(KINDS)], np.random.default_rng(i)
         angle = rng.uniform(-3, 3) if kind == "rotation" else 0.0  # degrees
         zoom = rng.uniform(0.95, 1.05) if kind == "zoom" else 1.0
-        shift = rng.uniform(-4, 4, 2) if kind in ("translation", "noise") else rng.uniform(-1, 1, 2)  # px
+        reach = {"translation": 4.0, "noise": 4.0, "large motion": 16.0, "blur": 6.0}.get(kind, 1.0)  # px
+        shift = rng.uniform(-reach, reach, 2)
         scene = texture(rng, height, width)
+        if kind == "repetition":  # a grid, ten px from bar to bar
+            y, x = np.mgrid[:height, :width].astype(np.float32)
+            scene = 128 + 50 * (np.sin(x * np.float32(0.63)) + np.sin(y * np.float32(0.63)))
         first, second = scene, _moved(scene, angle, zoom, shift)
-        if kind == "occlusion":  # a disc with a motion of its own, in front
-            disc, mask = texture(rng, height, width), np.zeros((height, width), np.float32)
+        if kind in ("occlusion", "transparency"):  # something else with a motion of its own: in front, or through
+            other, own = texture(rng, height, width), rng.uniform(-8, 8, 2)
+            mask = np.zeros((height, width), np.float32)
             cv2.circle(mask, (width // 2, height // 2), min(height, width) // 4, 1.0, -1)
-            own = rng.uniform(-8, 8, 2)
-            first = np.where(mask > 0.5, disc, first)
-            second = np.where(_moved(mask, 0, 1, own) > 0.5, _moved(disc, 0, 1, own), second)
+            share = 1.0 if kind == "occlusion" else 0.5
+            for image, over, where in ((first, other, mask), (second, *(_moved(z, 0, 1, own) for z in (other, mask)))):
+                image[where > 0.5] += share * (over - image)[where > 0.5]
+        elif kind == "brightness":  # a lamp, or the camera's exposure
+            second = second * np.float32(rng.uniform(0.8, 1.2)) + np.float32(rng.uniform(-15, 15))
+        elif kind == "blur":  # the camera moves while the shutter is open
+            second = np.mean(
+                [_moved(scene, 0, 1, shift * t) for t in np.linspace(0.5, 1.5, 9)], axis=0, dtype=np.float32
+            )
+        elif kind == "low contrast":
+            first, second = 100 + first / 20, 100 + second / 20
+        elif kind == "cut":
+            second = texture(rng, height, width)
         noise = rng.normal(0, 5 if kind == "noise" else 0.5, (2, height, width))  # grey levels; of a camera otherwise
         images = (np.stack([first, second]) + noise).clip(0, 255).round().astype(np.uint8)
         yield Pair(kind, *images)
