@@ -97,11 +97,10 @@ def invented_pairs(count: int, height: int, width: int) -> Iterator[Pair]:
             for image, over, where in ((first, other, mask), (second, *(_moved(z, 0, 1, own) for z in (other, mask)))):
                 image[where > 0.5] += share * (over - image)[where > 0.5]
         elif kind == "brightness":  # a lamp, or the camera's exposure
-            second = second * np.float32(rng.uniform(0.8, 1.2)) + np.float32(rng.uniform(-15, 15))
+            second = np.asarray(second * rng.uniform(0.8, 1.2) + rng.uniform(-15, 15), np.float32)
         elif kind == "blur":  # the camera moves while the shutter is open
-            second = np.mean(
-                [_moved(scene, 0, 1, shift * t) for t in np.linspace(0.5, 1.5, 9)], axis=0, dtype=np.float32
-            )
+            exposed = [_moved(scene, 0, 1, shift * t) for t in np.linspace(0.5, 1.5, 9)]
+            second = np.asarray(np.mean(exposed, axis=0), np.float32)
         elif kind == "low contrast":
             first, second = 100 + first / 20, 100 + second / 20
         elif kind == "cut":
