@@ -97,12 +97,12 @@ def invented_pairs(count: int, height: int, width: int) -> Iterator[Pair]:
             for image, over, where in ((first, other, mask), (second, *(_moved(z, 0, 1, own) for z in (other, mask)))):
                 image[where > 0.5] += share * (over - image)[where > 0.5]
         elif kind == "brightness":  # a lamp, or the camera's exposure
-            second = np.asarray(second * rng.uniform(0.8, 1.2) + rng.uniform(-15, 15), np.float32)
+            second = (second * rng.uniform(0.8, 1.2) + rng.uniform(-15, 15)).astype(np.float32)
         elif kind == "blur":  # the camera moves while the shutter is open
             exposed = [_moved(scene, 0, 1, shift * t) for t in np.linspace(0.5, 1.5, 9)]
             second = np.asarray(np.mean(exposed, axis=0), np.float32)
         elif kind == "low contrast":
-            first, second = 100 + first / 20, 100 + second / 20
+            first, second = ((100 + image / 20).astype(np.float32) for image in (first, second))
         elif kind == "cut":
             second = texture(rng, height, width)
         noise = rng.normal(0, 5 if kind == "noise" else 0.5, (2, height, width))  # grey levels; of a camera otherwise
