@@ -30,6 +30,7 @@ SAME_RANK = {
     ("flow", "repro.data.catalog"),
     ("flow", "repro.data.index"),
     ("experiments", "repro.costs"),
+    ("models", "repro.data.transforms"),
     ("training", "repro.evaluation"),
     ("evaluation", "repro.training"),
 }

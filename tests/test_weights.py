@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from repro.errors import ReproError
 from repro.models import backbone
-from repro.models.weights import load_weights
+from repro.models.bn_inception import BNInception
+from repro.models.weights import averaged, load_weights
 
 State = dict[str, Tensor]
 
@@ -188,3 +189,103 @@ def test_imagenet_is_for_whole_backbones() -> None:
         load_weights(backbone("resnet18", width=0.5), "imagenet")
     with pytest.raises(ReproError, match="width 1"):
         load_weights(nn.Linear(1, 1), "imagenet")
+
+
+# --- BN-Inception's files
+
+
+@pytest.fixture
+def published() -> State:
+    """What a port of the Caffe model holds, for an eighth of the width and 7 classes."""
+    torch.manual_seed(1)
+    weights = BNInception(7, width=0.125).state_dict()
+    return {k: v if "tracked" in k else torch.randn_like(v) for k, v in weights.items()}
+
+
+def rows_for_vectors(state: State) -> State:
+    """As the oldest ports store batch norms: (1, C), no counters, and the head under the name fc."""
+    out = {k.replace("last_linear.", "fc."): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    return {k: v[None] if "_bn." in k else v for k, v in out.items()}
+
+
+@pytest.mark.parametrize("change", [lambda s: s, rows_for_vectors])
+def test_bn_inception_files(change: Callable[[State], State], published: State, tmp_path: Path) -> None:
+    path = save(change(published), tmp_path / "w.pth")
+    model = BNInception(7, width=0.125)
+    report = load_weights(model, path)
+    counters = {k for k in published if k.endswith("num_batches_tracked")}
+    check_equal(model, published)
+    assert set(report.loaded) | set(report.absent) == set(published)
+    assert set(report.absent) == (counters if change is rows_for_vectors else set())
+    assert report.skipped == report.adapted == ()
+
+
+@pytest.mark.parametrize("change", [lambda s: s, rows_for_vectors])
+def test_bn_inception_files_into_a_trunk(change: Callable[[State], State], published: State, tmp_path: Path) -> None:
+    path = save(change(published), tmp_path / "w.pth")
+    trunk = backbone("bn_inception", width=0.125)
+    report = load_weights(trunk, path)
+    check_equal(trunk, published)
+    head = "fc" if change is rows_for_vectors else "last_linear"
+    assert report.skipped == (f"{head}.weight", f"{head}.bias")
+    flow = backbone("bn_inception", in_channels=10, width=0.125)
+    assert load_weights(flow, path).adapted == ("conv1_7x7_s2.weight",)
+    torch.testing.assert_close(
+        flow.state_dict()["conv1_7x7_s2.weight"], averaged(published["conv1_7x7_s2.weight"], 10), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("inception_4c_pool_proj_bn.weight"), "lacks weights .*inception_4c_pool_proj_bn.weight"),
+        (lambda s: s.pop("last_linear.bias"), "lacks weights .*last_linear.bias"),
+        (lambda s: s.update({"inception_3c_1x1.weight": torch.zeros(1)}), "has not: inception_3c_1x1.weight"),
+        (lambda s: s.update({"conv2_3x3_bn.bias": torch.zeros(2, 24)}), "other sizes .*conv2_3x3_bn.bias"),
+        (lambda s: s.update({"conv2_3x3_bn.bias": torch.zeros(1, 9)}), "other sizes .*conv2_3x3_bn.bias"),
+        (lambda s: s.update({"last_linear.weight": torch.zeros(9, 128)}), "is for 9 classes, this model has 7"),
+    ],
+)
+def test_wrong_bn_inception_files(
+    change: Callable[[State], Any], message: str, published: State, tmp_path: Path
+) -> None:
+    change(published)
+    model = BNInception(7, width=0.125)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ReproError, match=message) as caught:
+        load_weights(model, save(published, tmp_path / "w.pth"))
+    assert "\n" not in str(caught.value)
+    check_equal(model, before)
+
+
+def test_files_of_other_networks_do_not_fit(published: State, state: State, tmp_path: Path) -> None:
+    with pytest.raises(ReproError, match="network has not"):
+        load_weights(backbone("resnet18", width=0.125), save(published, tmp_path / "a.pth"))
+    with pytest.raises(ReproError, match="network has not"):
+        load_weights(BNInception(7, width=0.125), save(state, tmp_path / "b.pth"))
+
+
+def test_both_names_of_the_head_in_one_file(published: State, tmp_path: Path) -> None:
+    """The head that the network has is loaded; the other is reported, not lost."""
+    other = {"fc.weight": torch.zeros(9, 128), "fc.bias": torch.zeros(9)}
+    model = BNInception(7, width=0.125)
+    assert load_weights(model, save({**other, **published}, tmp_path / "w.pth")).skipped == ("fc.weight", "fc.bias")
+    check_equal(model, published)
+
+
+def test_published_bn_inception_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    trunk = backbone("bn_inception")
+    with pytest.raises(ReproError, match=r"put the file at .*checkpoints/bn_inception-52deb4733\.pth") as caught:
+        load_weights(trunk, "imagenet")
+    assert "\n" not in str(caught.value)
+    weights = rows_for_vectors(BNInception().state_dict())
+    save(weights, tmp_path / "checkpoints" / "bn_inception-52deb4733.pth")
+    assert load_weights(trunk, "imagenet").source == "imagenet (bn_inception-52deb4733.pth)"
+    whole = BNInception()
+    load_weights(whole, "imagenet")
+    assert torch.equal(whole.last_linear.weight, weights["fc.weight"])

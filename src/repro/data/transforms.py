@@ -19,6 +19,7 @@ from repro.errors import ReproError
 
 ZERO = 128  # 8-bit code of 0 px
 RGB_MEAN, RGB_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, torchvision's weights
+BGR_MEAN = (104.0, 117.0, 128.0)  # grey levels; of the published BN-Inception, in PyTorch ports of the Caffe model
 FLOW_STD = 0.226  # TSN's code: the mean of RGB_STD
 SNAP = 3  # px; TSN's code: crop sides closer than this to the input size become the input size
 SCALES = (1.0, 0.875, 0.75, 0.66)  # TSN (2016), Sec. 3.2; crop sides {256, 224, 192, 168} of frames 256 px high
@@ -134,3 +135,20 @@ def normalise_flow(x: Tensor, *, subtract_mean: bool = False) -> Tensor:
     """
     flow = (x.float() - ZERO) / (255 * FLOW_STD)
     return flow - flow.mean((-2, -1), keepdim=True) if subtract_mean else flow
+
+
+def bgr_less_mean(x: Tensor) -> Tensor:
+    """Normalised RGB (..., 3, H, W) -> BGR in grey levels 0-255 less `BGR_MEAN`, for networks ported from Caffe.
+
+    Frames are 8-bit before `normalise_rgb`, so rounding brings their whole grey levels back exactly. The gradient
+    passes as if there were no rounding.
+    """
+    mean, std, bgr_mean = (torch.tensor(v, device=x.device)[:, None, None] for v in (RGB_MEAN, RGB_STD, BGR_MEAN))
+    grey = (x * std + mean) * 255
+    grey = grey + (grey.round() - grey).detach()
+    return grey.flip(-3) - bgr_mean
+
+
+def flow_less_zero(x: Tensor) -> Tensor:
+    """Normalised flow (..., 2L, H, W) -> grey levels 0-255 less 128, the range of `bgr_less_mean`; no channel moves."""
+    return x * (255 * FLOW_STD)

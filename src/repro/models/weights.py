@@ -15,7 +15,11 @@ from repro.errors import ReproError
 from repro.models import BACKBONES
 from repro.models.base import Backbone
 
-CLASSIFIER = ("fc.", "classifier.")  # torchvision's names; all that a file may hold beyond the backbone
+# All that a file may hold beyond the backbone: torchvision's names and that of published BN-Inceptions.
+CLASSIFIER = ("fc.", "classifier.", "last_linear.")
+HEADS = ("fc", "last_linear")  # two names that published files use for the same layer
+# Where torchvision has no ImageNet weights: the file that the field uses (Cadene's port of the Caffe model).
+PUBLISHED = {"bn_inception": "http://data.lip6.fr/cadene/pretrainedmodels/bn_inception-52deb4733.pth"}
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the weights
 
 
@@ -31,9 +35,10 @@ class LoadReport:
 
 
 def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
-    """Load weights into `module`: "none", "imagenet" (torchvision's IMAGENET1K_V1, by the backbone's name) or a file.
+    """Load weights into `module`: "none", "imagenet" (torchvision's IMAGENET1K_V1 or `PUBLISHED`, by name) or a file.
 
-    Files: a state dict in torchvision's names, also under "state_dict" or "model", also with the prefix "module.".
+    Files: a state dict in the names of torchvision or of the published BN-Inception, also under "state_dict" or
+    "model", also with the prefix "module.". The head may be called fc or last_linear, batch norms may be (1, C).
     A first convolution with more inputs (2L flow channels) gets the mean over RGB in every channel, not rescaled
     (Wang et al., ECCV 2016, Sec. 3.2). Raises ReproError for anything else that does not fit; then nothing is loaded.
     """
@@ -41,6 +46,7 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
         return LoadReport("none")
     found, source = _imagenet(module) if str(weights) == "imagenet" else (_read(Path(weights)), str(weights))
     target = module.state_dict()
+    found = _in_our_form(found, target)
     first = next((f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), "")
     unknown = [key for key in found if key not in target]
     skipped = tuple(key for key in unknown if key.startswith(CLASSIFIER))
@@ -59,11 +65,28 @@ def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
     adapted: tuple[str, ...] = ()
     state = {key: found[key] for key in target if key in found}
     if first in state and state[first].ndim == 4 and state[first].shape[1] == 3 != target[first].shape[1]:
-        state[first] = state[first].mean(dim=1, keepdim=True).expand(-1, target[first].shape[1], -1, -1)
+        state[first] = averaged(state[first], target[first].shape[1])
         adapted = (first,)
     _check_shapes(source, state, target)
     module.load_state_dict(state, strict=not absent)
     return LoadReport(source, tuple(key for key in state if key not in adapted), adapted, skipped, absent)
+
+
+def averaged(weight: Tensor, channels: int) -> Tensor:
+    """Average a first convolution (out, 3, k, k) over RGB and repeat it, not rescaled: (out, channels, k, k)."""
+    return weight.mean(dim=1, keepdim=True).expand(-1, channels, -1, -1)
+
+
+def _in_our_form(found: dict[str, Tensor], target: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give the head the name that it has here, and vectors stored as (1, C) one axis."""
+    out: dict[str, Tensor] = {}
+    for key, value in found.items():
+        head, _, rest = key.partition(".")
+        renamed = [f"{other}.{rest}" for other in HEADS if head in HEADS and key not in target]
+        name = next((n for n in renamed if n in target and n not in found), key)
+        is_row = value.ndim == 2 and len(value) == 1 and name in target and target[name].ndim == 1
+        out[name] = value[0] if is_row else value
+    return out
 
 
 def _check_shapes(source: str, state: dict[str, Tensor], target: dict[str, Tensor]) -> None:
@@ -85,8 +108,8 @@ def _imagenet(module: nn.Module) -> tuple[dict[str, Tensor], str]:
     if not isinstance(module, Backbone) or module.width != 1:
         raise ReproError("ImageNet weights exist for whole backbones of width 1 only: set width 1 or weights 'none'")
     if module.name not in BACKBONES:
-        raise ReproError(f"torchvision has no ImageNet weights for {module.name}: set weights 'none' or a file")
-    url: str = torchvision.models.get_model_weights(module.name).IMAGENET1K_V1.url
+        raise ReproError(f"there are no ImageNet weights for {module.name}: set weights 'none' or a file")
+    url = PUBLISHED.get(module.name) or str(torchvision.models.get_model_weights(module.name).IMAGENET1K_V1.url)
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
         try:
