@@ -9,7 +9,7 @@ import torch
 from fakes import SAMPLING, FakeClip, FakeStore, make_clips
 from torch.utils.data import DataLoader
 
-from repro.data.clips import EndlessOrder, TestSamples, TestViews, TrainingSamples, snippet_tensors
+from repro.data.clips import EndlessOrder, Sampling, TestSamples, TestViews, TrainingSamples, snippet_tensors
 from repro.errors import ReproError
 
 
@@ -57,7 +57,7 @@ def test_one_stream_reads_only_that_stream():
 
 def test_a_snippet_is_the_middle_frame_and_the_flow_around_it():
     clip = FakeClip("a", 12, 4, 5)
-    out = snippet_tensors(clip, np.array([2, 5]), 4, ("rgb", "flow"))
+    out = snippet_tensors(clip, np.array([2, 5]), Sampling(2, 4, 5))
     assert torch.equal(out["rgb"], clip.rgb([4, 7]))
     for snippet, start in enumerate((2, 5)):
         for j in range(4):  # channels u1 v1 u2 v2 ...
@@ -67,7 +67,7 @@ def test_a_snippet_is_the_middle_frame_and_the_flow_around_it():
 def test_a_clip_shorter_than_a_stack_repeats_its_last_field():
     store = FakeStore({c.id: (3, 16, 20) for c in make_clips(1)})
     clip = store.open("c0/v00")
-    out = snippet_tensors(clip, np.array([0]), 5, ("rgb", "flow"))
+    out = snippet_tensors(clip, np.array([0]), Sampling(1, 5, 5))
     assert torch.equal(out["flow"][0].view(5, 2, 16, 20), clip.flow([0, 1, 1, 1, 1]))
     assert torch.equal(out["rgb"], clip.rgb([2]))
     TrainingSamples(store, make_clips(1), SAMPLING, 1)[0, 0]
@@ -76,7 +76,43 @@ def test_a_clip_shorter_than_a_stack_repeats_its_last_field():
 
 def test_a_clip_of_one_frame_has_no_flow():
     with pytest.raises(ReproError, match="fewer than two frames"):
-        snippet_tensors(FakeClip("a", 1, 4, 5), np.array([0]), 5, ("flow",))
+        snippet_tensors(FakeClip("a", 1, 4, 5), np.array([0]), Sampling(1, 5, 5, streams=("flow",)))
+
+
+def test_the_first_frame_of_a_stack_instead_of_the_middle_one():
+    clip = FakeClip("a", 12, 4, 5)
+    out = snippet_tensors(clip, np.array([2, 11]), Sampling(2, 4, 5, frame_offset=0))
+    assert torch.equal(out["rgb"], clip.rgb([2, 11]))
+
+
+def test_chains_of_snippets():
+    sampling = Sampling(5, 10, 5, stride=(2, 4))
+    steps = set()
+    for seed in range(40):
+        starts = sampling.training_starts(40, np.random.default_rng(seed))
+        [step] = set(np.diff(starts).tolist())
+        assert starts[0] >= 0 and starts[-1] <= 29  # the last window ends with the clip
+        steps.add(step)
+    assert steps == {2, 3, 4}
+    assert sampling.test_starts(40, 4).tolist() == [0, 9, 19, 29]  # as without a stride
+    short = sampling.test_starts(13, 5)  # three starts for five snippets: there and back
+    assert short.tolist() == [0, 1, 2, 1, 0]
+    assert replace(sampling, stride=None).test_starts(13, 5).tolist() == [0, 0, 1, 1, 2]
+
+
+def test_ways_to_crop():
+    rng = np.random.default_rng(0)
+    views = [Sampling(1, 1, 40, sides=(0.75, 1.25)).training_view(60, 44, rng) for _ in range(400)]
+    heights, widths = ({getattr(v, side) for v in views} for side in ("height", "width"))
+    assert (min(heights), max(heights)) == (30, 50)
+    assert (min(widths), max(widths)) == (30, 44), "at most the frame"
+    assert {v.top for v in views if v.height == 50} <= set(range(11)) and len({v.height - v.width for v in views}) > 10
+    assert {v.flip for v in views} == {False, True}
+    centre = Sampling(1, 1, 40, scales=(), flip=False).training_view(60, 44, rng)
+    assert (centre.top, centre.left, centre.height, centre.width, centre.flip) == (10, 2, 40, 40, False)
+    assert not any(Sampling(1, 1, 40, sides=(1, 1), flip=False).training_view(60, 44, rng).flip for _ in range(20))
+    with pytest.raises(ReproError, match="no range"):
+        Sampling(1, 1, 40, sides=(1.2, 0.8)).training_view(60, 44, rng)
 
 
 @pytest.mark.parametrize(("n", "batch"), [(7, 3), (5, 5), (3, 8), (1, 2)])

@@ -11,6 +11,7 @@ from fakes import RECIPE, SAMPLING, TinyNet, make_clips, save_clip, tiny_net
 
 import repro.experiments
 from repro.data.catalog import Clip, Dataset, load_dataset
+from repro.data.clips import Sampling
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab, fold_of, seeds_of, thin
 from repro.flow.store import ClipStore
@@ -245,6 +246,82 @@ def test_a_derived_run_starts_from_the_trained_network(lab, monkeypatch):
     assert calls == [(8, 4)], "the second call computes nothing"
     keys = {lab.derived(EXPERIMENT, 1, name, {"c": c}, ["svm"], compute).key for name, c in (("svm", 2), ("svm2", 1))}
     assert len(keys | {derived.key, base.key}) == 4
+
+
+# ---------------------------------------------------------------- runs that start from others
+
+
+def take_over(model: torch.nn.Module, states: object) -> None:
+    model.load_state_dict(states[0])
+
+
+SECOND = replace(EXPERIMENT, name="second", config={"width": 0.25, "phase": 2}, start=(EXPERIMENT,), begin=take_over)
+IMAGES = Experiment(
+    paper="paper", name="images", preset="small", config={"width": 0.25}, recipe=replace(RECIPE, iterations=3),
+    sampling=Sampling(1, 3, 12, streams=("rgb",)), protocol="smoke", build=tiny_net,
+    images={"classes": 3, "per_class": 10, "size": 20, "crop": 12, "seed": 5},
+)  # fmt: skip
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_a_run_begins_where_another_ended(lab, monkeypatch):
+    begun = []
+    second = replace(SECOND, begin=lambda model, states: (take_over(model, states), begun.append(weights(model))))
+    lab.run(second, 1)
+    assert not lab.has(EXPERIMENT, 1), "only what was asked for is filed"
+    lab.run(EXPERIMENT, 1)
+    assert torch.equal(begun[0], weights(lab.network(EXPERIMENT, 1)))
+    assert not torch.equal(begun[0], weights(lab.network(second, 1)))
+    assert lab.unfinished_starts(SECOND, 1) == [] and lab.verify(SECOND, 1)
+    lab.forget(EXPERIMENT, 1)
+    assert lab.unfinished_starts(SECOND, 1) == ["tiny"]
+    monkeypatch.setattr(repro.experiments, "train", no_training)
+    lab.network(SECOND, 1)  # its own checkpoint is enough
+    with pytest.raises(AssertionError, match="trained"):
+        lab.verify(SECOND, 1)
+
+
+def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path):
+    lab = fixed_lab(tmp_path)
+    other = replace(EXPERIMENT, recipe=replace(EXPERIMENT.recipe, lr=0.7))
+    keys = {lab.key(replace(SECOND, start=s), 1) for s in ((), (EXPERIMENT,), (other,), (EXPERIMENT, other))}
+    assert len(keys) == 4
+    folded = replace(SECOND, fold=(1, 2), per_class=(3, 3))
+    assert [(e.fold, e.per_class) for e in folded.starts()] == [((1, 2), (3, 3))]
+    assert folded.identity()["start"][0]["fold"] == [1, 2]
+
+
+def test_runs_side_by_side_do_first_what_others_start_from(root, store, tmp_path):
+    lab = make_lab(root, store, tmp_path / "runs")
+    third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
+    lab.run_all([(third, 1), (SECOND, 1), (EXPERIMENT, 1)], processes=2)
+    serial = make_lab(root, store, tmp_path / "serial")
+    for experiment in (EXPERIMENT, SECOND, third):
+        a, b = lab.run(experiment, 1), serial.run(experiment, 1)
+        assert all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays | b.arrays)
+    lab.forget(EXPERIMENT, 1)
+    fourth = replace(SECOND, name="fourth", config={"phase": 4})
+    assert lab.estimate([(fourth, 1)]).runs == 2, "the network that it starts from is gone"
+    lab.run_all([(fourth, 1)], processes=2)
+    assert lab.has(fourth, 1)
+
+
+def test_a_training_on_generated_images(lab, root, store, tmp_path):
+    result = lab.run(IMAGES, 1)
+    assert lab.run(IMAGES, 2).key == result.key, "all seeds share one pre-training"
+    assert (result.row["dataset"], result.row["seed"], len(result.row["classes"])) == ("textures", 5, 3)
+    assert result.logits("spatial").shape == (6, 3) and len(set(result.ids())) == 6
+    assert "train_spatial" not in result.arrays
+    assert lab.verify(IMAGES, 1)
+    elsewhere = replace(lab.dataset, name="other", fingerprint="0")
+    assert Lab(elsewhere, store, Library(tmp_path), split="x", runs_dir=tmp_path).key(IMAGES, 3) == result.key
+    assert lab.estimate([(replace(IMAGES, recipe=RECIPE), 1)]).runs == 1
+    second = replace(SECOND, start=(IMAGES,), begin=lambda model, states: None)
+    assert replace(second, fold=(0, 2)).starts() == (IMAGES,)
+    lab.run(second, 1)
 
 
 # ---------------------------------------------------------------- does it repeat?

@@ -15,7 +15,15 @@ from fakes import RECIPE, SAMPLING, FakeStore, TinyNet, fresh_run, make_clips
 
 from repro.data.clips import TrainingSamples
 from repro.errors import ReproError
-from repro.training import Recipe, TrainingError, load_checkpoint, pick_device, save_atomically, train
+from repro.training import (
+    Recipe,
+    TrainingError,
+    load_checkpoint,
+    pick_device,
+    save_atomically,
+    sum_of_losses,
+    train,
+)
 
 
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
@@ -321,3 +329,11 @@ def test_asking_for_cuda_where_there_is_none():
 def test_no_training_clip():
     with pytest.raises(TrainingError, match="no training clip"):
         train(TinyNet(), TrainingSamples(FakeStore(), [], SAMPLING, 1), RECIPE)
+
+
+def test_a_loss_for_each_chunk_is_their_mean():
+    torch.manual_seed(0)
+    chunks, plain, labels = torch.randn(4, 5, 3), torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    slow = sum(-torch.log_softmax(chunks[b, t], 0)[labels[b]] for b in range(4) for t in range(5)) / 20
+    slow = slow + sum(-torch.log_softmax(plain[b], 0)[labels[b]] for b in range(4)) / 4
+    assert float(sum_of_losses({"a": chunks, "b": plain}, labels)) == pytest.approx(float(slow), rel=1e-6)

@@ -60,6 +60,16 @@ def test_file_formats(wrap: Callable[[State], Any], zipped: bool, state: State, 
     assert report.source == str(path)
 
 
+def test_a_state_dict_loads_like_a_file(state: State, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save(state, path)
+    models = [backbone("resnet18", width=0.125) for _ in range(2)]
+    reports = [load_weights(models[0], path), load_weights(models[1], state)]
+    assert reports[0].loaded == reports[1].loaded and reports[1].source == "the given state dict"
+    for a, b in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_none_changes_nothing() -> None:
     model = backbone("resnet18", width=0.125)
     before = {k: v.clone() for k, v in model.state_dict().items()}

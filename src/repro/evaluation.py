@@ -7,11 +7,13 @@ the snippets of a clip is its own matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from repro.data.catalog import Clip
 from repro.data.clips import Sampling, Store, TestSamples, TestViews
@@ -37,14 +39,24 @@ def protocol(name: str) -> TestViews:
     return PROTOCOLS[name]
 
 
-def batches_of_views(samples: TestSamples, workers: int = 0, at_once: int = 256) -> Iterator[dict[str, Tensor]]:
+class Views(Protocol):
+    """Test samples: of every item its views, `rgb` (V, T, 3, h, w) and `flow` (V, T, 2L, h, w), uint8."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, position: int, /) -> dict[str, Tensor]: ...
+
+
+def batches_of_views(samples: Views, workers: int = 0, at_once: int = 256) -> Iterator[dict[str, Tensor]]:
     """Consecutive clips whose views have equal shapes, stacked: `rgb` (n, V, T, 3, h, w), `flow` (n, V, T, 2L, h, w).
 
     n V T is at most `at_once` snippets, so that 25 x 10 views do not ask for eight times the memory of 25; n is 1 at
     least and 8 at most.
     """
-    loader = DataLoader(
-        samples, batch_size=None, num_workers=workers, multiprocessing_context="spawn" if workers else None
+    loader: DataLoader[dict[str, Tensor]] = DataLoader(
+        cast(TorchDataset[dict[str, Tensor]], samples),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="spawn" if workers else None,
     )
     waiting: list[dict[str, Tensor]] = []
     for sample in loader:
@@ -58,7 +70,6 @@ def batches_of_views(samples: TestSamples, workers: int = 0, at_once: int = 256)
         yield {k: torch.stack([s[k] for s in waiting]) for k in waiting[0]}
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     store: Store,
@@ -70,18 +81,33 @@ def evaluate(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Logits of every clip, one array (clips, width) float32 per output of the model, in the order of `clips`.
-
-    The model is called with `rgb` (B, T, 3, h, w) and `flow` (B, T, 2L, h, w), B running over clips and views; its
-    outputs (B, width) are averaged over the views of a clip.
-    """
+    """Logits of every clip, one array (clips, width) float32 per output of the model, in the order of `clips`."""
     if not clips:
         raise ReproError("there is no clip to test: check the split, the fold and the data set")
+    samples = TestSamples(store, clips, sampling, views)
+    return score(model, samples, sampling, device=device, workers=workers, progress=progress)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    samples: Views,
+    sampling: Sampling,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, np.ndarray]:
+    """Logits of every item of `samples`, (items, width) float32 per output of the model, in their order.
+
+    The model is called with `rgb` (B, T, 3, h, w) and `flow` (B, T, 2L, h, w), B running over clips and views; its
+    outputs (B, width) are averaged over the views of an item.
+    """
     device = pick_device(str(device))
     model.to(device).to(memory_format=torch.channels_last).eval()
     collected: dict[str, list[np.ndarray]] = {}
     done = 0
-    for batch in batches_of_views(TestSamples(store, clips, sampling, views), workers):
+    for batch in batches_of_views(samples, workers):
         n, v = next(iter(batch.values())).shape[:2]
         with precision(device):
             outputs = model(
@@ -91,5 +117,5 @@ def evaluate(
             collected.setdefault(name, []).append(logits.float().unflatten(0, (n, v)).mean(1).cpu().numpy())
         done += n
         if progress:
-            progress(done, len(clips))
+            progress(done, len(samples))
     return {name: np.concatenate(parts) for name, parts in collected.items()}

@@ -22,21 +22,24 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from repro.costs import Estimate, run_cost
 from repro.data.catalog import Clip, Dataset
 from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
+from repro.data.textures import Textures
 from repro.errors import ReproError
-from repro.evaluation import evaluate, protocol
+from repro.evaluation import evaluate, protocol, score
 from repro.flow.cost import estimate as estimate_flow
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
 from repro.processes import each
 from repro.results import FIRST, Library, Result, provenance, repeats, run_key
-from repro.training import History, Recipe, pick_device, train
+from repro.training import History, Recipe, load_checkpoint, pick_device, train
 
 Progress = Callable[[str, int, int], None]
+States = Sequence[Mapping[str, Tensor]]  # the weights that runs ended with
+IMAGES = "textures"  # what rows of a training on generated images call their data set
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,10 @@ class Experiment:
     `build(num_classes)` makes the network; like the name it does not enter the key. `per_class` keeps that many clips
     of each class for training and for testing; `fold` (k, n) trains on all but the k-th of n group-wise folds of the
     training clips and tests on that fold, which is how recipes are tuned without looking at test clips.
+
+    `start` are experiments that come first, with the same seed, split and fold: `begin(model, states)` puts their
+    weights into the network. `images` (arguments of `Textures`, with a `seed` that all runs share) trains on generated
+    images instead of clips: a pre-training for others to start from.
     """
 
     paper: str
@@ -58,6 +65,15 @@ class Experiment:
     build: Callable[[int], nn.Module] = field(compare=False, repr=False)
     per_class: tuple[int, int] | None = None
     fold: tuple[int, int] | None = None
+    start: tuple[Experiment, ...] = ()
+    begin: Callable[[nn.Module, States], None] | None = field(default=None, compare=False, repr=False)
+    images: Mapping[str, Any] | None = None
+
+    def starts(self) -> tuple[Experiment, ...]:
+        """The experiments that come first, on the same clips."""
+        return tuple(
+            e if e.images else dataclasses.replace(e, per_class=self.per_class, fold=self.fold) for e in self.start
+        )
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the outcome, as plain values."""
@@ -65,13 +81,17 @@ class Experiment:
             "paper": self.paper,
             "config": dict(self.config),
             "recipe": dataclasses.asdict(self.recipe),
-            "sampling": dataclasses.asdict(self.sampling),
+            "sampling": {k: v for k, v in dataclasses.asdict(self.sampling).items() if v is not None},
             "protocol": self.protocol,
         }
         if self.per_class:
             out["per_class"] = list(self.per_class)
         if self.fold:
             out["fold"] = list(self.fold)
+        if self.start:
+            out["start"] = [e.identity() for e in self.starts()]
+        if self.images:
+            out["images"] = dict(self.images)
         plain: dict[str, Any] = json.loads(json.dumps(out))  # as it is read back: lists for tuples
         return plain
 
@@ -117,7 +137,12 @@ class Lab:
     # -- identity ---------------------------------------------------------------------------------------------------
 
     def key(self, experiment: Experiment, seed: int) -> str:
-        """The run's key: configuration, data fingerprint, split, store settings, seed and protocol; not the code."""
+        """The run's key: configuration, data fingerprint, split, store settings, seed and protocol; not the code.
+
+        A training on generated images has the key it has everywhere.
+        """
+        if experiment.images:
+            return run_key({**experiment.identity(), "seed": experiment.images["seed"]})
         return run_key(
             {
                 **experiment.identity(),
@@ -130,7 +155,9 @@ class Lab:
         )
 
     def clips(self, experiment: Experiment) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
-        """Training and test clips of an experiment, without those that could not be decoded."""
+        """Training and test clips of an experiment, without those that could not be decoded; none for images."""
+        if experiment.images:
+            return (), ()
         training = self.dataset.select(self.split, "train")
         testing = self.dataset.select(self.split, "test")
         if experiment.fold:
@@ -151,7 +178,7 @@ class Lab:
 
     def estimate(self, runs: Sequence[tuple[Experiment, int]]) -> Estimate:
         """What the runs of the list that are not in the library would cost."""
-        todo = [(e, s) for e, s in runs if not self.has(e, s)]
+        todo = self._todo(runs)
         clips = {c.id: c for e, _ in todo for part in self.clips(e) for c in part}
         stored = estimate_flow(self.dataset, self.store, list(clips.values()), given_flow=self.flow_root is not None)
         cores = self._extractors(stored.clips)
@@ -170,12 +197,43 @@ class Lab:
             run_bytes=round(left),
         )
 
+    def _todo(self, runs: Iterable[tuple[Experiment, int]]) -> list[tuple[Experiment, int]]:
+        """Those that are not done, each once, and before them what they start from, unless its network is kept."""
+        found: dict[str, tuple[Experiment, int]] = {}
+        for experiment, seed in runs:
+            if not self.has(experiment, seed):
+                found |= self._with_starts(experiment, seed)
+        return list(found.values())
+
+    def _with_starts(self, experiment: Experiment, seed: int) -> dict[str, tuple[Experiment, int]]:
+        found: dict[str, tuple[Experiment, int]] = {}
+        for start in experiment.starts():
+            if self._finished(start, seed) is None:
+                found |= self._with_starts(start, seed)
+        return found | {self.key(experiment, seed): (experiment, seed)}
+
     def _run_cost(self, experiment: Experiment) -> tuple[float, float, int]:
-        training, testing = self.clips(experiment)
+        counts = tuple(len(part) for part in self._parts(experiment))
         return run_cost(
-            experiment.build(len(self.dataset.classes)), experiment.recipe, experiment.sampling, experiment.protocol,
-            (len(training), len(testing)), self.device.type,
+            self._network(experiment), experiment.recipe, experiment.sampling, experiment.protocol,
+            (counts[0], counts[1]), self.device.type,
         )  # fmt: skip
+
+    def _parts(self, experiment: Experiment) -> tuple[Sequence[Any], Sequence[Any]]:
+        """What is trained and tested on: clips or pictures."""
+        if experiment.images:
+            train, test = (range(len(self._textures(experiment, part))) for part in ("train", "test"))
+            return train, test
+        return self.clips(experiment)
+
+    @staticmethod
+    def _textures(experiment: Experiment, part: str) -> Textures:
+        kept = dict(experiment.images or {})
+        per_class = kept.pop("per_class")
+        return Textures(part, per_class=per_class if part == "train" else max(1, per_class // 5), **kept)
+
+    def _network(self, experiment: Experiment) -> nn.Module:
+        return experiment.build(experiment.images["classes"] if experiment.images else len(self.dataset.classes))
 
     @staticmethod
     def _extractors(absent: int) -> int:
@@ -211,6 +269,8 @@ class Lab:
         key = self.key(experiment, seed)
         if key in self.library:
             return self.library.get(key)
+        if experiment.images:
+            return self._run_on_images(experiment, key)
         model, history, (training, testing) = self._trained(experiment, seed)
         arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
         outputs: list[str] = []
@@ -222,6 +282,31 @@ class Lab:
         result = Result(row, arrays)
         self.library.put(result)
         return result
+
+    def _run_on_images(self, experiment: Experiment, key: str) -> Result:
+        """Train on generated images and score pictures of the same classes that were not trained on."""
+        assert experiment.images
+        model, history, _ = self._trained(experiment, experiment.images["seed"])
+        testing = self._textures(experiment, "test")
+        logits = score(
+            model, testing.views(), testing.sampling, device=self.device,
+            progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
+        )  # fmt: skip
+        ids = np.array(testing.ids(), np.str_)
+        arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
+        arrays |= {f"test_{name}": x.astype(np.float16) for name, x in logits.items()}
+        arrays |= {"test_ids": ids, "test_labels": testing.labels.astype(np.int16), "test_groups": ids}
+        row = self._row(experiment, experiment.images["seed"], key, sorted(logits), history)
+        classes = [str(label) for label in range(testing.classes)]
+        row |= {"dataset": IMAGES, "classes": classes, "split": "generated", "fingerprint": run_key(experiment.images)}
+        row |= {"store": None, "left_out": {}}
+        result = Result(row, arrays)
+        self.library.put(result)
+        return result
+
+    def network(self, experiment: Experiment, seed: int) -> nn.Module:
+        """The trained network, from its checkpoint when there is one, else trained again."""
+        return self._trained(experiment, seed)[0]
 
     def derived(
         self, experiment: Experiment, seed: int, name: str, settings: Mapping[str, Any], outputs: Sequence[str],
@@ -253,12 +338,13 @@ class Lab:
         )  # fmt: skip
 
     def first_losses(self, experiment: Experiment, seed: int) -> list[float]:
-        """The first losses of a run, from the code as it is now; nothing is stored."""
-        training, _ = self.clips(experiment)
-        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
-        self.prepare(self._first_clips(experiment, training, seed))
-        torch.manual_seed(seed)
-        model = experiment.build(len(self.dataset.classes))
+        """The first losses of a run, from the code as it is now; of it nothing is stored.
+
+        What it starts from is trained first, where no checkpoint of it is at hand (`unfinished_starts`).
+        """
+        if not experiment.images:
+            self.prepare(self._first_clips(experiment, self.clips(experiment)[0], seed))
+        model, samples = self._begun(experiment, seed)
         return train(model, samples, experiment.recipe, device=self.device, stop_after=FIRST).losses
 
     def verify(self, experiment: Experiment, seed: int) -> bool:
@@ -270,44 +356,83 @@ class Lab:
     def repeat(self, experiment: Experiment, seed: int) -> History:
         """Train a run again from scratch, keeping nothing."""
         self.prepare(self.clips(experiment)[0])
-        training, _ = self.clips(experiment)
-        torch.manual_seed(seed)
-        model = experiment.build(len(self.dataset.classes))
-        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
+        model, samples = self._begun(experiment, seed)
         return train(model, samples, experiment.recipe, device=self.device, workers=self.workers)
+
+    def unfinished_starts(self, experiment: Experiment, seed: int) -> list[str]:
+        """Names of the runs that this one starts from and whose checkpoints are not at hand."""
+        return [e.name for e in experiment.starts() if self._finished(e, seed) is None]
+
+    def _finished(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History] | None:
+        """The trained network from its last checkpoint; None when there is none."""
+        path = self._folder(experiment, seed) / "checkpoint.pt"
+        if not path.exists():
+            return None
+        model = self._network(experiment)
+        state = load_checkpoint(path, model)
+        if len(state["losses"]) < experiment.recipe.iterations:
+            return None
+        return model.to(self.device), History(state["losses"], state["seconds"], len(state["losses"]))
+
+    def _folder(self, experiment: Experiment, seed: int) -> Path:
+        return self.runs_dir / "checkpoints" / self.key(experiment, seed)
+
+    def _begun(self, experiment: Experiment, seed: int) -> tuple[nn.Module, TrainingSamples]:
+        """The network as its training begins, and the samples it will see. The start runs come first."""
+        states = [self.network(e, seed).state_dict() for e in experiment.starts()]
+        seed = experiment.images["seed"] if experiment.images else seed
+        torch.manual_seed(seed)
+        model = self._network(experiment)
+        if experiment.begin:
+            experiment.begin(model, states)
+        if experiment.images:
+            return model, self._textures(experiment, "train")
+        return model, TrainingSamples(self.store, self.clips(experiment)[0], experiment.sampling, seed)
 
     def run_all(self, runs: Sequence[tuple[Experiment, int]], processes: int = 1) -> None:
         """Do many runs, several processes side by side with one thread each; finished ones are skipped."""
-        todo = [(e, s) for e, s in runs if not self.has(e, s)]
+        todo = self._todo(runs)
         self.prepare({c.id: c for e, _ in todo for part in self.clips(e) for c in part}.values())
         if processes <= 1 or len(todo) <= 1:
-            for experiment, seed in todo:
-                self.run(experiment, seed)
+            for run in todo:
+                _do(self, run)
             return
-        work = partial(_run_quietly, self)
-        try:
-            for done, _ in enumerate(each(work, todo, processes), start=1):
-                self._tell("runs", done, len(todo))
-        finally:
-            self.library = Library(self.library.own, self.library.recorded)
+        work, finished = partial(_do, self), itertools.count(1)
+        for phase in self._phases(todo):
+            try:
+                for _ in each(work, phase, processes):
+                    self._tell("runs", next(finished), len(todo))
+            finally:
+                self.library = Library(self.library.own, self.library.recorded)
+
+    def _phases(self, todo: Sequence[tuple[Experiment, int]]) -> list[list[tuple[Experiment, int]]]:
+        """The runs in groups that can be done side by side: what a run starts from is in an earlier group."""
+
+        def depth(experiment: Experiment) -> int:
+            return max((1 + depth(e) for e in experiment.start), default=0)
+
+        found: dict[int, list[tuple[Experiment, int]]] = {}
+        for experiment, seed in todo:
+            found.setdefault(depth(experiment), []).append((experiment, seed))
+        return [found[level] for level in sorted(found)]
 
     def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
         """The trained network, from its checkpoint when there is one, and the clips it belongs to."""
         self.prepare(c for part in self.clips(experiment) for c in part)
         training, testing = self.clips(experiment)
-        torch.manual_seed(seed)
-        model = experiment.build(len(self.dataset.classes))
-        samples = TrainingSamples(self.store, training, experiment.sampling, seed)
-        folder = self.runs_dir / "checkpoints" / self.key(experiment, seed)
+        if done := self._finished(experiment, seed):  # no need for what it started from
+            return *done, (training, testing)
+        model, samples = self._begun(experiment, seed)
         history = train(
-            model, samples, experiment.recipe, device=self.device, run_dir=folder, workers=self.workers,
+            model, samples, experiment.recipe, device=self.device, run_dir=self._folder(experiment, seed),
+            workers=self.workers,
             progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
         )  # fmt: skip
         return model, history, (training, testing)
 
     def forget(self, experiment: Experiment, seed: int) -> None:
         """Remove a run's checkpoint."""
-        shutil.rmtree(self.runs_dir / "checkpoints" / self.key(experiment, seed), ignore_errors=True)
+        shutil.rmtree(self._folder(experiment, seed), ignore_errors=True)
 
     def _first_clips(self, experiment: Experiment, training: Sequence[Clip], seed: int) -> list[Clip]:
         order = EndlessOrder(len(training), experiment.recipe.batch, seed, 0, FIRST)
@@ -357,7 +482,10 @@ def _who(part: str, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
     }
 
 
-def _run_quietly(lab: Lab, run: tuple[Experiment, int]) -> str:
+def _do(lab: Lab, run: tuple[Experiment, int]) -> str:
+    if lab.has(*run):  # others start from its network, which is not kept
+        lab.network(*run)
+        return lab.key(*run)
     return lab.run(*run).key
 
 

@@ -80,8 +80,18 @@ class History:
 
 
 def sum_of_losses(outputs: Outputs, labels: Tensor) -> Tensor:
-    """Cross-entropy of every output, summed (a softmax loss per stream)."""
-    return torch.stack([F.cross_entropy(logits.float(), labels) for logits in outputs.values()]).sum()
+    """Cross-entropy of every output, summed (a softmax loss per stream).
+
+    An output is (B, classes), or (B, T', classes) where a clip's chunks have a loss each: then their mean.
+    """
+    return torch.stack([_cross_entropy(logits.float(), labels) for logits in outputs.values()]).sum()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.ndim == 3:
+        labels = labels.repeat_interleave(logits.shape[1])
+        logits = logits.flatten(0, 1)
+    return F.cross_entropy(logits, labels)
 
 
 def pick_device(name: str) -> torch.device:

@@ -72,7 +72,7 @@ def _measure(video: Path, folder: Path, name: str, repeats: int) -> dict[str, An
 
     def stored(*streams: str) -> object:
         with store.open(name) as clip:
-            return snippet_tensors(clip, starts, FIELDS, streams)
+            return snippet_tensors(clip, starts, Sampling(SNIPPETS, FIELDS, SHORT_SIDE, streams=streams))
 
     work = {
         "rgb": lambda: stored("rgb"),

@@ -7,7 +7,7 @@ A *snippet* is one RGB frame and the stack of L flow fields around it. All rando
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol as TypingProtocol
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from repro.data.catalog import Clip
-from repro.data.sampling import sample_rng, segment_indices, spaced_indices
-from repro.data.transforms import View, apply_view, full_views, random_view, ten_views
+from repro.data.sampling import Indices, sample_rng, segment_indices, spaced_indices, strided_indices
+from repro.data.transforms import View, apply_view, free_view, full_views, random_view, ten_views
 from repro.data.transforms import centre_view as one_centre_view
 from repro.errors import ReproError
 
@@ -46,8 +46,12 @@ class Sampling:
     """How snippets are cut from a clip.
 
     `snippets` T per clip; `flow_frames` L fields per stack; `crop` side in px that enters the network; `scales` crop
-    sides as shares of the shorter side (TSN's multi-scale cropping); `flip` mirrors half of the training samples;
-    `subtract_mean_flow` takes each field's mean from it.
+    sides as shares of the shorter side (TSN's multi-scale cropping), none for the centre crop; `flip` mirrors half of
+    the training samples; `subtract_mean_flow` takes each field's mean from it.
+
+    Without `stride` a training clip gives a snippet of each of T equal parts (TSN); with a range (low, high) it gives a
+    chain of T, that many frames apart. `sides` draws each side of the crop from that range of shares of `crop`, instead
+    of `scales`. `frame_offset` says which frame of a stack's window is the RGB frame; the middle one unless given.
     """
 
     snippets: int
@@ -57,19 +61,50 @@ class Sampling:
     flip: bool = True
     streams: tuple[str, ...] = ("rgb", "flow")
     subtract_mean_flow: bool = False
+    # Later fields are None where they are not used: what is None does not enter a run's key.
+    stride: tuple[int, int] | None = None
+    sides: tuple[float, float] | None = None
+    frame_offset: int | None = None
+
+    def training_starts(self, n_frames: int, rng: np.random.Generator) -> Indices:
+        """Where the snippets of a training clip begin, (T,)."""
+        window = self.flow_frames + 1
+        if self.stride is None:
+            return segment_indices(n_frames, self.snippets, window, rng)
+        return strided_indices(n_frames, self.snippets, self.stride, window, rng)
+
+    def test_starts(self, n_frames: int, count: int) -> Indices:
+        """Where `count` snippets of a test clip begin, (count,): equally spaced.
+
+        A chain (`stride`) in a clip with fewer starts than that runs to the end and back instead of standing still.
+        """
+        window = self.flow_frames + 1
+        if self.stride is not None and n_frames - window + 1 < count:
+            return strided_indices(n_frames, count, 1, window)
+        return spaced_indices(n_frames, count, window)
+
+    def training_view(self, height: int, width: int, rng: np.random.Generator) -> View:
+        """The part of a training clip's frames that enters the network."""
+        if not self.scales:
+            return replace(one_centre_view(height, width, self.crop), flip=self.flip and bool(rng.integers(2)))
+        if self.sides is None:
+            return random_view(height, width, self.crop, self.scales, rng, flip=self.flip)
+        return free_view(height, width, self.crop, self.sides, rng, flip=self.flip)
 
 
-def snippet_tensors(stored: Stored, starts: np.ndarray, flow_frames: int, streams: Sequence[str]) -> dict[str, Tensor]:
+def snippet_tensors(stored: Stored, starts: np.ndarray, sampling: Sampling) -> dict[str, Tensor]:
     """Read the snippets that begin at `starts` (T,).
 
     Returns uint8 tensors `rgb` (T, 3, H, W) and `flow` (T, 2L, H, W) with channels u1, v1, u2, v2, ... The RGB frame is
-    the middle one of its stack, so that both streams look at the same moment. Fields past the end of a clip that is
-    shorter than a stack repeat the last one.
+    the middle one of its stack, so that both streams look at the same moment, unless the sampling says otherwise.
+    Fields past the end of a clip that is shorter than a stack repeat the last one.
     """
     out: dict[str, Tensor] = {}
+    flow_frames, streams = sampling.flow_frames, sampling.streams
     if "rgb" in streams:
-        middle = np.minimum(starts + flow_frames // 2, stored.n_frames - 1)
-        out["rgb"] = stored.rgb([int(i) for i in middle])  # (T, 3, H, W)
+        offset = flow_frames // 2 if sampling.frame_offset is None else sampling.frame_offset
+        frames = np.minimum(starts + offset, stored.n_frames - 1)
+        out["rgb"] = stored.rgb([int(i) for i in frames])  # (T, 3, H, W)
     if "flow" in streams:
         if stored.n_flow < 1:
             raise ReproError("a clip with fewer than two frames has no optical flow: leave it out of the data set")
@@ -94,9 +129,9 @@ class TrainingSamples(TorchDataset[dict[str, Tensor]]):
         rng = sample_rng(self.seed, epoch, clip.id)
         stored = self.store.open(clip.id)
         try:
-            starts = segment_indices(stored.n_frames, s.snippets, s.flow_frames + 1, rng)
-            view = random_view(stored.height, stored.width, s.crop, s.scales, rng, flip=s.flip)
-            raw = snippet_tensors(stored, starts, s.flow_frames, s.streams)
+            starts = s.training_starts(stored.n_frames, rng)
+            view = s.training_view(stored.height, stored.width, rng)
+            raw = snippet_tensors(stored, starts, s)
         finally:
             stored.close()
         sample = {k: apply_view(x, view, s.crop, is_flow=k == "flow") for k, x in raw.items()}
@@ -164,8 +199,8 @@ class TestSamples(TorchDataset[dict[str, Tensor]]):
         clip, s = self.clips[position], self.sampling
         stored = self.store.open(clip.id)
         try:
-            starts = spaced_indices(stored.n_frames, self.protocol.snippets, s.flow_frames + 1)
-            raw = snippet_tensors(stored, starts, s.flow_frames, s.streams)
+            starts = s.test_starts(stored.n_frames, self.protocol.snippets)
+            raw = snippet_tensors(stored, starts, s)
             views = self.protocol.of(stored.height, stored.width, s.crop)
         finally:
             stored.close()

@@ -117,9 +117,30 @@ class Textures(TrainingSamples):
             self._drawn[position] = texture(label, self.seed, self.part, number, self.size)
         return self._drawn[position]
 
+    def views(self) -> TextureViews:
+        """The same pictures for testing, whole."""
+        return TextureViews(self)
+
+    def ids(self) -> list[str]:
+        """A name for every picture: part, class and number."""
+        return [f"{self.part}/{position % self.classes}/{position // self.classes}" for position in range(len(self))]
+
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
         epoch, position = item
         rng = sample_rng(self.seed, epoch, f"textures: view {position}")
         view = random_view(self.size, self.size, self.sampling.crop, self.sampling.scales, rng)
         rgb = apply_view(self.image(position)[None], view, self.sampling.crop, is_flow=False)
         return {"rgb": rgb, "label": torch.tensor(int(self.labels[position]))}
+
+
+class TextureViews:
+    """Whole pictures as `repro.evaluation.score` takes its samples: `rgb` (1, 1, 3, size, size) uint8."""
+
+    def __init__(self, textures: Textures) -> None:
+        self.textures = textures
+
+    def __len__(self) -> int:
+        return len(self.textures)
+
+    def __getitem__(self, position: int) -> dict[str, Tensor]:
+        return {"rgb": self.textures.image(position)[None, None]}

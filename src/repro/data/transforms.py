@@ -80,6 +80,25 @@ def random_view(
     return View(top, left, high, wide, flip and mirrored)
 
 
+def free_view(
+    height: int, width: int, crop: int, sides: tuple[float, float], rng: np.random.Generator, flip: bool = True
+) -> View:
+    """A random crop for training whose sides are drawn independently from the range `sides` of shares of `crop`.
+
+    ST-ResNet (Feichtenhofer et al. 2016), Sec. 3.4: .75 to 1.25 of 224 px in frames with a shorter side of 256, which
+    280 px would not fit: a side is at most the frame's (ledger st_resnet-L16).
+    """
+    low, high = sides
+    if not 0 < low <= high:
+        raise ReproError(f"crop sides {sides} are no range of positive shares: give (low, high)")
+    tall, wide = (
+        max(1, min(limit, round(crop * float(share))))
+        for limit, share in zip((height, width), rng.uniform(low, high, 2), strict=True)
+    )
+    top, left = (int(rng.integers(limit - side + 1)) for limit, side in ((height, tall), (width, wide)))
+    return View(top, left, tall, wide, flip and bool(rng.integers(2)))
+
+
 def centre_view(height: int, width: int, crop: int) -> View:
     """The square of side `crop` (at most the shorter side) in the middle of the frame."""
     side = min(crop, height, width)

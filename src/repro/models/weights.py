@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +35,21 @@ class LoadReport:
     absent: tuple[str, ...] = ()  # batch counters, which files written before PyTorch 0.4.1 lack; nothing reads them
 
 
-def load_weights(module: nn.Module, weights: str | Path) -> LoadReport:
-    """Load weights into `module`: "none", "imagenet" (torchvision's IMAGENET1K_V1 or `PUBLISHED`, by name) or a file.
+def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor]) -> LoadReport:
+    """Load weights into `module`: "none", "imagenet" (torchvision's IMAGENET1K_V1 or `PUBLISHED`, by name), a file or
+    a state dict.
 
     Files: a state dict in the names of torchvision or of the published BN-Inception, also under "state_dict" or
     "model", also with the prefix "module.". The head may be called fc or last_linear, batch norms may be (1, C).
     A first convolution with more inputs (2L flow channels) gets the mean over RGB in every channel, not rescaled
     (Wang et al., ECCV 2016, Sec. 3.2). Raises ReproError for anything else that does not fit; then nothing is loaded.
     """
-    if str(weights) == "none":
+    if isinstance(weights, Mapping):
+        found, source = dict(weights), "the given state dict"
+    elif str(weights) == "none":
         return LoadReport("none")
-    found, source = _imagenet(module) if str(weights) == "imagenet" else (_read(Path(weights)), str(weights))
+    else:
+        found, source = _imagenet(module) if str(weights) == "imagenet" else (_read(Path(weights)), str(weights))
     target = module.state_dict()
     found = _in_our_form(found, target)
     first = next((f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), "")

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from repro.experiments import Experiment, Lab
-from repro.papers import stilt_derived, stilt_experiments
+from repro.papers import (
+    heterogeneous_derived,
+    heterogeneous_experiments,
+    st_resnet_derived,
+    st_resnet_experiments,
+    stilt_derived,
+    stilt_experiments,
+)
 from repro.results import Result
 
 
@@ -37,5 +44,25 @@ PAPERS = {
         experiments=stilt_experiments.experiments,
         derive=stilt_derived.derive,
         short_side=lambda preset, dataset: stilt_experiments.preset(preset, dataset).short_side,
-    )
+    ),
+    "st_resnet": Paper(
+        name="st_resnet",
+        title="Spatiotemporal residual networks (ST-ResNet)",
+        citation="Feichtenhofer, Pinz, Wildes: Spatiotemporal residual networks for video action recognition. NIPS "
+        "(2016), 3468-3476.",
+        notebook="notebooks/st_resnet.ipynb",
+        experiments=st_resnet_experiments.experiments,
+        derive=st_resnet_derived.derive,
+        short_side=lambda preset, dataset: st_resnet_experiments.preset(preset, dataset).short_side,
+    ),
+    "heterogeneous": Paper(
+        name="heterogeneous",
+        title="Spatiotemporal heterogeneous two-stream network",
+        citation="Chen, Bai, Gao, Tinega, Ding: Spatiotemporal heterogeneous two-stream network for action "
+        "recognition. IEEE Access 7 (2019), doi 10.1109/ACCESS.2019.2910604.",
+        notebook="notebooks/heterogeneous.ipynb",
+        experiments=heterogeneous_experiments.experiments,
+        derive=heterogeneous_derived.derive,
+        short_side=lambda preset, dataset: heterogeneous_experiments.preset(preset, dataset).short_side,
+    ),
 }

@@ -7,6 +7,7 @@ trained apart; their fusion is in `heterogeneous_fusion`. B videos, T snippets, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -148,19 +149,19 @@ def transplanted_conv1(trunk: nn.Module, donor: Tensor) -> None:
     weight.copy_(donor)
 
 
-def initialise(stream: Stream, weights: str | Path, donor: Tensor | None = None) -> LoadReport:
+def initialise(stream: Stream, weights: str | Path | Mapping[str, Tensor], donor: Tensor | None = None) -> LoadReport:
     """Initialise a stream's base network (Table 3). The head keeps its random weights.
 
-    | strategy              | weights                       | donor                               |
-    |-----------------------|-------------------------------|-------------------------------------|
-    | from scratch          | "none"                        | None                                |
-    | pre-training of [5]   | "imagenet" or a file          | None: conv1 is averaged             |
-    | modified (the paper's)| "imagenet" or a file          | conv1 of a trained temporal network |
+    | strategy              | weights                             | donor                               |
+    |-----------------------|-------------------------------------|-------------------------------------|
+    | from scratch          | "none"                              | None                                |
+    | pre-training of [5]   | "imagenet", a file or a state dict  | None: conv1 is averaged             |
+    | modified (the paper's)| "imagenet", a file or a state dict  | conv1 of a trained temporal network |
 
     A spatial stream takes the weights as they are and no donor. Raises ReproError for weights that do not fit, and for
     partial batch normalisation without pre-trained weights, whose statistics would stay those of an untrained network.
     """
-    if stream.config.partial_bn and str(weights) == "none":
+    if stream.config.partial_bn and weights == "none":
         raise ReproError("partial_bn freezes statistics that weights 'none' has not: set partial_bn=False")
     if donor is not None and stream.config.role != "temporal":
         raise ReproError("a donor's conv1 is for flow: give it to a temporal stream only")

@@ -161,11 +161,14 @@ def _claim(record: object, head: Mapping[str, Any], name: str) -> Claim:
 
 
 def _reported(paper: str, entry: object, columns: Iterable[str], where: str) -> str:
-    """The printed difference of A and the best of B, column by column: "+2.6 UCF101, +6.4 HMDB51"."""
-    content = check_keys(entry, ("a", "b"), ("note",), where)
+    """The printed difference of A and the best of B, column by column: "+2.6 UCF101, +6.4 HMDB51".
+
+    An entry's own `columns` replace those of the data sets, for a table that has others.
+    """
+    content = check_keys(entry, ("a", "b"), ("columns", "note"), where)
     a, *others = (place.split("/", 1) for place in (content["a"], *content["b"]))
     parts = []
-    for column in columns:
+    for column in content.get("columns", columns):
         gain = number(paper, a[0], a[1], column) - max(number(paper, b[0], b[1], column) for b in others)
         parts.append(f"{gain:+.1f} {column}")
     return ", ".join(parts) + (f" ({content['note']})" if "note" in content else "")

@@ -173,14 +173,22 @@ class Chapter:
                 self.paper.derive(lab, experiment, seed)
 
     def check(self, seeds: tuple[int, ...] = (1,)) -> list[tuple[str, int, bool]]:
-        """Repeat the first losses of the stored runs of some seeds: (experiment, seed, whether they repeat)."""
+        """Repeat the first losses of the stored runs of some seeds: (experiment, seed, whether they repeat).
+
+        Runs that start from networks which would have to be trained first are left out (`unchecked`).
+        """
         lab = self.labs[0]
-        return [
-            (e.name, seed, lab.verify(e, seed))
-            for e in self.experiments.values()
-            for seed in seeds
-            if lab.has(e, seed) and _same_device(lab.library.get(lab.key(e, seed)), lab)
-        ]
+        return [(e.name, s, lab.verify(e, s)) for e, s in self._stored(seeds) if not lab.unfinished_starts(e, s)]
+
+    def unchecked(self, seeds: tuple[int, ...] = (1,)) -> list[str]:
+        """Stored runs of some seeds that `check` leaves out: what they start from is kept in no checkpoint here."""
+        lab = self.labs[0]
+        return list(dict.fromkeys(e.name for e, s in self._stored(seeds) if lab.unfinished_starts(e, s)))
+
+    def _stored(self, seeds: Sequence[int]) -> list[tuple[Experiment, int]]:
+        lab = self.labs[0]
+        runs = {lab.key(e, s): (e, s) for e in self.experiments.values() for s in seeds if lab.has(e, s)}
+        return [run for key, run in runs.items() if _same_device(lab.library.get(key), lab)]
 
     def again(self, name: str) -> Again:
         """Train one recorded run once more, here and now, and compare; real clips are all decoded on the way."""
