@@ -21,10 +21,19 @@ SOURCE = ROOT / "src"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # A module imports from lower ranks and from its own package only; SAME_RANK lists the exceptions.
-RANKS = {"errors": -1, "processes": 0, "training": 2, "evaluation": 2, "costs": 3, "experiments": 3, "papers": 4}
-RANKS |= {"setup": 5, "report": 6}
+RANKS = {
+    "errors": -1,
+    "processes": 0,
+    "training": 2,
+    "evaluation": 2,
+    "costs": 3,
+    "experiments": 3,
+    "scores": 4,
+    "papers": 5,
+}
+RANKS |= {"setup": 6, "report": 7}
 RANKS |= dict.fromkeys(("data", "flow", "models", "metrics", "results"), 1)
-RANKS |= {"cli": 7, "__main__": 8}
+RANKS |= {"cli": 8, "__main__": 9}
 SAME_RANK = {
     ("flow", "repro.data.video"),
     ("flow", "repro.data.catalog"),

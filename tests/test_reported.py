@@ -12,7 +12,8 @@ import pytest
 from repro.errors import ReproError
 from repro.papers import reported as package
 from repro.papers.reported import as_json, find, number, read_yaml, reported
-from repro.report.ledger import HMDB51_TRAINING_CLIPS, ledger, load_ledger, stilt_live, stilt_schedule
+from repro.papers.stilt_printed import HMDB51_TRAINING_CLIPS, from_cells, schedule
+from repro.report.ledger import ledger, load_ledger
 
 COLUMNS = ("UCF101", "HMDB51", "Kinetics")
 T4 = {"S": "Spatial", "T": "Temporal", "2": "Two-stream", "STIL": "Two-stream + STIL", "AWF": "Two-stream + STIL + AWF"}
@@ -92,8 +93,8 @@ def test_table_6_counts_and_best_rows() -> None:
 
 
 def test_ledger_arithmetic() -> None:
-    live = stilt_live()
-    hmdb, kinetics = stilt_schedule("HMDB51", 3570), stilt_schedule("Kinetics", 240000)
+    live = from_cells()
+    hmdb, kinetics = schedule("HMDB51", 3570), schedule("Kinetics", 240000)
     assert hmdb == f"HMDB51: {50000 * 128 / 3570:.0f} epochs, first drop after 179.3, last rate 1e-12"
     assert kinetics == f"Kinetics: {50000 * 128 / 240000:.0f} epochs, first drop after 5.3, last rate 1e-07"
     assert live["rates-and-epochs"] == f"{hmdb}; {kinetics}"
@@ -115,7 +116,7 @@ def test_ledger_is_complete_and_folded() -> None:
     entries = load_ledger("stilt")
     assert [entry.id for entry in entries] == [f"stilt-L{i}" for i in range(1, 28)]
     names = [entry.live for entry in entries if entry.live]
-    live = dict.fromkeys(names, "not run") | stilt_live()
+    live = dict.fromkeys(names, "not run") | from_cells()
     shown = ledger("stilt", live | {"head-shapes": "<512>"})
     html, text = shown._repr_html_(), repr(shown)
     assert html.count("<details") == html.count("</details>") == 27

@@ -39,8 +39,8 @@ from repro.papers.stilt_derived import (
 )
 from repro.papers.stilt_experiments import experiments, network
 from repro.papers.stilt_fusion import svm_fusion
-from repro.papers.stilt_scores import lab_runs
 from repro.results import Library, Result, rows, write
+from repro.scores import lab_runs
 from repro.training import Recipe, load_checkpoint, to_network
 
 Array = np.ndarray[Any, Any]
@@ -331,7 +331,7 @@ def test_everything_is_derived_once(people, monkeypatch):
     for a, b in zip(derive(again, SNIPPETS, 1), derive(people, SNIPPETS, 1), strict=True):
         assert a.row == b.row
         assert all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays)
-    runs = lab_runs([again], {e.name: e for e in (SNIPPETS, REGIONS)}, [1])
+    runs = lab_runs([again], [SNIPPETS, REGIONS, *held_out(SNIPPETS)], [1])
     bases = {"stil-snippets", "stil-regions"}
     expected = bases | {f"{b}+{d}" for b in bases for d in ("svm", "attention", "probes")}
     assert {name for name, _, _ in runs} == expected | {f"stil-snippets/held-out-{k}" for k in (0, 1)}
@@ -342,7 +342,7 @@ def test_a_half_trained_from_the_command_line_counts_as_held_out(people, tmp_pat
     lab = Lab(people.dataset, people.store, Library(tmp_path), split="1", runs_dir=tmp_path)
     half = replace(held_out(SNIPPETS)[0], name="stil-snippets/fold-1-of-2")
     lab.run(half, 1)
-    assert set(lab_runs([lab], {"stil-snippets": SNIPPETS}, [1])) == {("stil-snippets/held-out-0", "1", 1)}
+    assert set(lab_runs([lab], held_out(SNIPPETS), [1])) == {("stil-snippets/held-out-0", "1", 1)}
 
 
 def test_results_of_motionshapes_stay_below_100_kb(tmp_path):

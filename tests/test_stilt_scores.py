@@ -16,11 +16,14 @@ from repro.metrics import NOT_RUN, OBSERVED
 from repro.papers import stilt_numbers as numbers
 from repro.papers.stilt_experiments import VARIANTS, experiments
 from repro.papers.stilt_fusion import _folds
-from repro.papers.stilt_scores import LAMBDAS, METHODS, STRENGTHS, Scores, recorded_runs
+from repro.papers.stilt_printed import from_cells
+from repro.papers.stilt_scores import LAMBDAS, METHODS, STRENGTHS
+from repro.papers.stilt_scores import StiltScores as Scores
 from repro.report import claims
-from repro.report.ledger import ledger, load_ledger, stilt_live
+from repro.report.ledger import ledger, load_ledger
 from repro.report.stilt_page import TABLE_4, TABLE_5, TABLE_6
 from repro.results import write
+from repro.scores import ClaimScores, recorded_runs
 
 MAIN = "stil-snippets"
 TWO = (shapes_clips((11, 12, 13)), shapes_clips((3,)))  # other clips, for a second split
@@ -282,15 +285,19 @@ def test_recorded_runs_are_found_by_data_set_and_scale(tmp_path):
     other.row["preset"] = "paper"
     for result in (*kept, *one_out, other, Inventor("motionshapes").run("spatial")):
         write(result, tmp_path)
-    found = recorded_runs(tmp_path, "weizmann", "small")
+    found = recorded_runs(tmp_path, "stilt", "weizmann", "small")
     assert list(found) == [("spatial", "manifest", 1), ("spatial", "manifest", 2)]
     assert all(r.recorded for r in found.values())
-    left = recorded_runs(tmp_path, "weizmann", "small", leave_one_out=True)
+    left = recorded_runs(tmp_path, "stilt", "weizmann", "small", leave_one_out=True)
     assert list(left) == [("spatial", "eli", 1), ("spatial", "ido", 1)], "the same clips are not counted twice"
-    assert recorded_runs(tmp_path, "motionshapes", "small") and not recorded_runs(
-        tmp_path, "motionshapes", "small", leave_one_out=True
+    assert recorded_runs(tmp_path, "stilt", "motionshapes", "small") and not recorded_runs(
+        tmp_path, "stilt", "motionshapes", "small", leave_one_out=True
     )
-    assert recorded_runs(tmp_path, "hmdb51", "small") == {} == recorded_runs(tmp_path / "no", "weizmann", "small")
+    assert (
+        recorded_runs(tmp_path, "stilt", "hmdb51", "small")
+        == {}
+        == recorded_runs(tmp_path / "no", "stilt", "weizmann", "small")
+    )
 
 
 # ---------------------------------------------------------------- measurements
@@ -310,7 +317,7 @@ def by_clip(scores: Scores, array: str, run: str, seed: int) -> dict[str, float]
 ])  # fmt: skip
 def test_attention(measure, run, step, subset):
     scores = shapes()
-    a, b, groups = numbers.ClaimScores({"motionshapes": scores}).measure(measure, "motionshapes")
+    a, b, groups = ClaimScores({"motionshapes": scores}, numbers.MEASURES).measure(measure, "motionshapes")
     clips = [c for c in (*SHAPES[1], *TWO[1]) if all(c.tags[k] == v for k, v in subset.items())]
     assert a.shape == b.shape == (3, len(clips)) and len(clips) > 3
     for s, seed in enumerate((1, 2, 3)):
@@ -388,7 +395,7 @@ def test_accuracy_by_resolution_holds_the_seeds_that_were_probed():
 
 
 def test_measurements_that_do_not_apply_are_none_and_unknown_ones_an_error():
-    both = numbers.ClaimScores({"motionshapes": shapes(), "weizmann": single("weizmann")})
+    both = ClaimScores({"motionshapes": shapes(), "weizmann": single("weizmann")}, numbers.MEASURES)
     assert both.datasets == ["motionshapes", "weizmann"]
     does = {"weizmann": {"accuracy-by-likeness"}}
     does["motionshapes"] = numbers.MEASURES.keys() - {"awf-weight-by-class-name", "accuracy-by-kind"}
@@ -427,11 +434,11 @@ def test_measurements_of_hmdb51():
 
 
 def test_claims_hold_with_everything_run_with_little_and_with_unequal_seeds():
-    rows = claims.evaluate(claims.load_claims("stilt"), numbers.ClaimScores({"motionshapes": shapes()}))
+    rows = claims.evaluate(claims.load_claims("stilt"), ClaimScores({"motionshapes": shapes()}, numbers.MEASURES))
     run = {r.comparison for r in rows if r.dataset == "motionshapes" and r.verdict.word != NOT_RUN}
     assert len(run) > 25
     assert not {r.comparison for r in rows if r.dataset == "motionshapes"} - run
-    few = numbers.ClaimScores({d: single(d) for d in ("motionshapes", "weizmann")})
+    few = ClaimScores({d: single(d) for d in ("motionshapes", "weizmann")}, numbers.MEASURES)
     rows = claims.evaluate(claims.load_claims("stilt"), few)
     assert {r.comparison for r in rows if r.dataset == "weizmann" and r.verdict.word == NOT_RUN} == {
         f"{b}+awf vs {b}+svm" for b in JOINT[:2]
@@ -443,7 +450,7 @@ def test_claims_hold_with_everything_run_with_little_and_with_unequal_seeds():
             runs["unguided-snippets", split, 1],
             runs["spatial", split, 2],
         )
-    rows = claims.evaluate(claims.load_claims("stilt"), numbers.ClaimScores({"motionshapes": Scores(runs)}))
+    rows = claims.evaluate(claims.load_claims("stilt"), ClaimScores({"motionshapes": Scores(runs)}, numbers.MEASURES))
     seeds = {r.comparison: r.difference.seeds for r in rows if r.dataset == "motionshapes" and r.difference}
     assert seeds["stil-snippets@resnet34 vs stil-snippets@vgg19"] == 2
     assert seeds[f"{MAIN} vs two-stream"] == 2
@@ -457,7 +464,7 @@ def test_a_claim_is_observed_where_it_holds():
     for seed in (1, 2, 3):
         for name, bump in ((MAIN, 8.0), ("control-snippets", 4.0)):
             runs[name, "1", seed] = maker.run(name, "1", seed, bump=bump)
-    rows = claims.evaluate(claims.load_claims("stilt"), numbers.ClaimScores({"motionshapes": Scores(runs)}))
+    rows = claims.evaluate(claims.load_claims("stilt"), ClaimScores({"motionshapes": Scores(runs)}, numbers.MEASURES))
     [row] = [r for r in rows if r.comparison == f"{MAIN} vs control-snippets" and r.dataset == "motionshapes"]
     assert row.verdict.word == OBSERVED
 
@@ -469,7 +476,7 @@ def test_every_live_name_of_the_ledger_has_a_value(which):
         "one seed": {"weizmann": single("weizmann")},
         "one seed of each": {d: single(d) for d in ("motionshapes", "weizmann")},
     }[which]
-    values = numbers.from_runs(scores) | stilt_live()
+    values = numbers.from_runs(scores) | from_cells()
     models = dict.fromkeys(
         ("attention-at-one", "head-shapes", "step-parameters", "backbone-widths", "flow-channels"), "x"
     )

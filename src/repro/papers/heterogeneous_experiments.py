@@ -173,7 +173,7 @@ def _experiment(
         paper="heterogeneous",
         name=name,
         preset=preset_name,
-        config={**dataclasses.asdict(config), "weights": own},
+        config={**dataclasses.asdict(config), "weights": weights, "begins": variant.begins},
         recipe=recipe,
         sampling=_sampling(variant, scale),
         protocol=scale.protocol,

@@ -7,13 +7,16 @@ Everything is computed from finished runs (`Scores`), printed cells or a live mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from repro.metrics import NOT_RUN, mean_class_accuracy
-from repro.papers.heterogeneous import SPATIAL, TEMPORAL, Config, Count, conv1_table, counts
+from repro.models.count import parameters
+from repro.papers.heterogeneous import SPATIAL, TEMPORAL, Config, Count, build, conv1_table, counts
 from repro.papers.heterogeneous_derived import BEGINNINGS, MAIN
 from repro.papers.heterogeneous_experiments import STRATEGIES, dashed, preset
 from repro.papers.heterogeneous_fusion import WEIGHT, WEIGHTS, Agreement, agreement
@@ -24,23 +27,32 @@ from repro.scores import ClaimScores
 Array = np.ndarray[Any, Any]
 Measured = tuple[Array, Array, Array]  # A and B (S, N), groups (N,)
 PAPER = "heterogeneous"
+OURS, ISOMORPHIC = "Ours (spatiotemporal heterogeneity)", "Ours (spatiotemporal isomorphism)"  # rows of Table 4
+STAR_WITH_IDT = ("st_resnet", "4 right", "ST-ResNet* + IDT")  # a printed cell of another paper
 # The official lists; the paper prints none of them.
 UCF101_TEST, UCF101_TRAINING, HMDB51_TRAINING = 3783, 9537, 3570  # clips of split 1
 CLASSES = {"UCF101": 101, "HMDB51": 51}
+ROW = f"{SPATIAL.backbone} + {TEMPORAL.backbone}"  # the paper's pair among the counts
 
 
 # ---------------------------------------------------------------- counts
 
 
 @cache
-def counted(num_classes: int = 101) -> Mapping[str, Count]:
-    """Every count of `repro.papers.heterogeneous.counts`, by network."""
-    return {row.network: row for row in counts(num_classes)}
+def counted() -> Mapping[str, Count]:
+    """Every count of `repro.papers.heterogeneous.counts` for UCF101's classes, by network."""
+    return {row.network: row for row in counts(CLASSES["UCF101"])}
 
 
-def pair_count(num_classes: int = 101) -> Count:
-    """What the paper's pair has."""
-    return counted(num_classes)[f"{SPATIAL.backbone} + {TEMPORAL.backbone}"]
+def pair_parameters(num_classes: int = 101) -> int:
+    """Parameters of the paper's pair."""
+    return _parameters(SPATIAL, num_classes) + _parameters(TEMPORAL, num_classes)
+
+
+@cache
+def _parameters(config: Config, num_classes: int) -> int:
+    with torch.device("meta"):
+        return parameters(build(replace(config, partial_bn=False), num_classes))  # frozen ones count
 
 
 def st_resnet_star(num_classes: int = 101) -> int:
@@ -49,8 +61,8 @@ def st_resnet_star(num_classes: int = 101) -> int:
     A filter of width 3 in place of a 1 x 1 adds two taps: in the first and the last convolution of one unit of each of
     conv2_x to conv5_x, c and 4c maps wide, of both streams (Feichtenhofer et al., NIPS 2016, Sec. 3.3).
     """
-    stems = Config("temporal", "resnet50").in_channels  # this paper's 10 channels; theirs has 20
-    plain = counted(num_classes)["resnet50 + resnet50"].parameters + (20 - stems) * 64 * 7 * 7
+    streams = (Config("spatial", "resnet50"), Config("temporal", "resnet50", flow_frames=10))
+    plain = sum(_parameters(config, num_classes) for config in streams)
     taps = sum(2 * 2 * 2 * 4 * c * c for c in (64, 128, 256, 512))  # taps x convolutions x streams
     return plain + taps
 
@@ -108,7 +120,7 @@ def right_at(scores: HeterogeneousScores, weight: float, seeds: Sequence[int] | 
 
 def parameter_shares() -> Measured:
     """Parameters of the paper's pair as a share of ST-ResNet*'s, for 101 and for 51 classes (claim 14)."""
-    a = np.array([[pair_count(n).parameters / st_resnet_star(n) for n in CLASSES.values()]])
+    a = np.array([[pair_parameters(n) / st_resnet_star(n) for n in CLASSES.values()]])
     return a, np.ones_like(a), np.arange(a.shape[1])
 
 
@@ -150,7 +162,7 @@ def ledger_values(scores: Mapping[str, HeterogeneousScores]) -> dict[str, str]:
 def from_models() -> dict[str, str]:
     """What the paper's networks show without any training (101 classes, as UCF101 has)."""
     rows = counted()
-    spatial, temporal, pair = rows["spatial resnet101"], rows["temporal bn_inception"], pair_count()
+    spatial, temporal, pair = rows["spatial resnet101"], rows["temporal bn_inception"], rows[ROW]
     kernel = conv1_table()[1].shape
     deeper = Config("temporal", TEMPORAL.backbone, flow_frames=10).in_channels
     twice, star = rows["resnet50 + resnet50"], st_resnet_star()
@@ -176,43 +188,41 @@ def from_models() -> dict[str, str]:
 
 def from_cells() -> dict[str, str]:
     """What follows from the printed numbers alone."""
-
-    def cell(table: str, row: str, column: str) -> float:
-        return number(PAPER, table, row, column)
-
-    fused = {c.row: float(c.value or 0) for c in reported(PAPER) if (c.table, c.column) == ("2", "Two-Stream")}
-    error = {row: 100 * np.sqrt(v / 100 * (1 - v / 100) / UCF101_TEST) for row, v in fused.items()}
-    names = {row: row.replace("spatio_", "").replace("+temporal_", " + ") for row in fused}
-    middle = "spatio_ResNet101+temporal_ResNet50"
-    gaps = [(row, fused[middle] - fused[row]) for row in fused if row.endswith("temporal_ResNet50") and row != middle]
-    ours, like = "Ours (spatiotemporal heterogeneity)", "Ours (spatiotemporal isomorphism)"
-    sets = ("UCF101", "HMDB51")
-    tsn = [(s, cell("4", ours, s) - cell("4", "TSN (2 modalities) [5]", s)) for s in sets]
-    star = [number("st_resnet", "4 right", "ST-ResNet* + IDT", s) for s in sets]
-    share = cell("prose IV.C chosen pair", "spatio_ResNet101+temporal_BN-Inception", "Two-Stream") / 100
-    below = int(share * UCF101_TEST)
-    near = " or ".join(f"{n} of {UCF101_TEST} = {100 * n / UCF101_TEST:.2f} %" for n in (below, below + 1))
+    tsn = [(s, _cell("4", OURS, s) - _cell("4", "TSN (2 modalities) [5]", s)) for s in CLASSES]
+    ours, star = ([f"{number(*place, s):.1f}" for s in CLASSES] for place in ((PAPER, "4", OURS), STAR_WITH_IDT))
     return {
-        "spatial-depth-errors": "standard errors on split 1: "
-        + ", ".join(f"{names[row]} {v:.1f} ± {error[row]:.1f}" for row, v in fused.items())
-        + "; " + ", ".join(f"{names[middle]} is {gap:+.1f} against {names[row]}" for row, gap in gaps),
+        "spatial-depth-errors": _depth_errors(),
         "table-4-against-tsn": ", ".join(f"{s} {gap:+.1f}" for s, gap in tsn) + " against TSN",
         "epochs-and-rates": "; ".join(_schedule(role) for role in ("Spatial", "Temporal"))
         + f"; a sweep of the rate for training from scratch: {NOT_RUN}",
-        "with-trajectories": f"with improved trajectories: P3D {cell('4', 'P3D ResNet + IDT [7]', 'UCF101'):.1f}, "
-        f"ST-ResNet* {star[0]:.1f} and {star[1]:.1f}; here, without them, {cell('4', ours, 'UCF101'):.1f} and "
-        f"{cell('4', ours, 'HMDB51'):.1f}",
-        "_printed-share": f"{100 * share:.2f} % of {UCF101_TEST} clips are {share * UCF101_TEST:.1f}; {near}",
-        "_printed-gains": f"printed gain of unlike networks: {max(fused.values()) - min(fused.values()):+.1f} on split 1 "
-        "(Table 2), " + ", ".join(f"{cell('4', ours, s) - cell('4', like, s):+.1f} {s}" for s in sets) + " (Table 4)",
-    }  # fmt: skip
+        "with-trajectories": f"with improved trajectories: P3D {_cell('4', 'P3D ResNet + IDT [7]', 'UCF101'):.1f} "
+        f"(UCF101), ST-ResNet* {' and '.join(star)}; this paper, without them, {' and '.join(ours)}",
+    }
+
+
+def _cell(table: str, row: str, column: str) -> float:
+    return number(PAPER, table, row, column)
+
+
+def _depth_errors() -> str:
+    """Standard errors of Table 2, split 1, beside the differences between spatial depths (L8)."""
+    fused = {c.row: _cell("2", c.row, c.column) for c in reported(PAPER) if (c.table, c.column) == ("2", "Two-Stream")}
+    names = {row: row.replace("spatio_", "").replace("+temporal_", " + ") for row in fused}
+    errors = {row: np.sqrt(v * (100 - v) / UCF101_TEST) for row, v in fused.items()}
+    best, *others = sorted((r for r in fused if r.endswith("temporal_ResNet50")), key=lambda r: -fused[r])
+    return (
+        "with standard errors: "
+        + ", ".join(f"{names[row]} {v:.1f} ± {errors[row]:.1f}" for row, v in fused.items())
+        + f"; {names[best]}: "
+        + ", ".join(f"{fused[best] - fused[row]:+.1f} against {names[row]}" for row in others)
+    )
 
 
 def _schedule(role: str) -> str:
-    """Epochs and last rate of the printed schedule of a stream."""
+    """Epochs and last rate of the printed schedule of a stream (L14)."""
 
     def at(row: str) -> float:
-        return number(PAPER, "prose IV.B", row, role)
+        return _cell("prose IV.B", row, role)
 
     steps = at("iterations")
     if role == "Spatial":
@@ -220,5 +230,137 @@ def _schedule(role: str) -> str:
     else:
         drops = sum(at(f"{which} drop after") < steps for which in ("first", "second"))
     seen = steps * at("batch size")
-    epochs = f"{seen / UCF101_TRAINING:,.0f} epochs of UCF101, {seen / HMDB51_TRAINING:,.0f} of HMDB51"
+    epochs = f"{seen / UCF101_TRAINING:,.0f} epochs of UCF101 and {seen / HMDB51_TRAINING:,.0f} of HMDB51 (split 1)"
     return f"{role.lower()}: {epochs}, last rate {at('initial rate') / at('rate divided by') ** drops:.0e}"
+
+
+def _printed_share() -> str:
+    """Which whole numbers of clips are next to the accuracy that is printed with two digits (L21)."""
+    share = _cell("prose IV.C chosen pair", "spatio_ResNet101+temporal_BN-Inception", "Two-Stream") / 100
+    below = int(share * UCF101_TEST)
+    near = " and ".join(f"{n} = {100 * n / UCF101_TEST:.2f} %" for n in (below, below + 1))
+    return f"printed: {100 * share:.2f} % of {UCF101_TEST} clips = {share * UCF101_TEST:.1f}; next to it {near}"
+
+
+def _printed_gains() -> str:
+    """Gain of the unlike pair in Table 2 and in Table 4 (L24)."""
+    pair, twice = "spatio_ResNet101+temporal_BN-Inception", "spatio_ResNet50+temporal_ResNet50"
+    first = _cell("2", pair, "Two-Stream") - _cell("2", twice, "Two-Stream")
+    all_splits = ", ".join(f"{s} {_cell('4', OURS, s) - _cell('4', ISOMORPHIC, s):+.1f}" for s in CLASSES)
+    return f"printed gain over the like pair: Table 2 (split 1) {first:+.1f}; Table 4 (three splits) {all_splits}"
+
+
+def from_runs(scores: Mapping[str, HeterogeneousScores]) -> dict[str, str]:
+    """What finished runs show, data set by data set."""
+    beginnings = {b: [f"temporal-{b}{end}" for end in BEGINNINGS.values()] for b in map(dashed, STRATEGIES)}
+    budgets = {b: [f"temporal-{b}{end}" for end in ("", "-longer", "-transplanted")] for b in beginnings}
+    variants = [f"{name}{change}" for name in MAIN for change in ("", "@one-segment", "@no-augmentation")]
+    values: dict[str, Callable[[HeterogeneousScores], str]] = {
+        "donor-accuracy": lambda s: _accuracies(s, [m for names in beginnings.values() for m in names]),
+        "transplant-budget": lambda s: _accuracies(s, [m for names in budgets.values() for m in names]),
+        "grid-of-pairs": _grid,
+        "temporal-depth": lambda s: _accuracies(s, [f"temporal-{b}" for b in BASES if b.startswith("resnet")]),
+        "fusion-scores": _fusion_scores,
+        "fusion-weight": _fusion_weight,
+        "frozen-bn": lambda s: _accuracies(s, (MAIN[1], f"{MAIN[1]}@moving-bn")),
+        "segments-and-augmentation": lambda s: _accuracies(s, variants),
+        "proposed-beside-grid": lambda s: _accuracies(s, (PAIR, "proposed")),
+    }
+    out = {}
+    for name, value in values.items():
+        out[name] = _by_dataset(scores, value) or NOT_RUN
+    fine_tuned = f"a donor fine-tuned from an averaged conv1: {NOT_RUN}"
+    out["donor-accuracy"] += f"; {fine_tuned}"
+    out["texture-pretraining"] = f"{_textures(scores)}; {_by_dataset(scores, _texture_gain) or NOT_RUN}"
+    out["printed-share"] = f"{_printed_share()}; here {_by_dataset(scores, _mean_class) or NOT_RUN}"
+    out["averaged-isomorphic"] = f"{_printed_gains()}; here {_by_dataset(scores, _isomorphic) or NOT_RUN}"
+    return out
+
+
+def _by_dataset(scores: Mapping[str, HeterogeneousScores], value: Callable[[HeterogeneousScores], str]) -> str:
+    return "; ".join(f"{dataset}: {text}" for dataset, s in scores.items() if (text := value(s)))
+
+
+def _percent(correct: Array) -> str:
+    return f"{100 * correct.mean():.1f} %"
+
+
+def _accuracies(scores: HeterogeneousScores, methods: Sequence[str]) -> str:
+    found = {m: scores.correct(m) for m in methods}
+    return ", ".join(f"{m} {_percent(f[0])}" for m, f in found.items() if f)
+
+
+def _grid(scores: HeterogeneousScores) -> str:
+    seeds = scores.seeds_with("best-isomorphic")
+    if not seeds:
+        return ""
+    mean = {pair: found[0].mean() for pair in GRID if (found := scores.correct(pair, seeds=seeds))}
+    like, unlike = (np.mean([mean[pair] for pair in pairs]) for pairs in (LIKE, UNLIKE))
+    best = scores.best_isomorphic()
+    return (
+        f"best like pair {best} {_percent(mean[best])}, {PAIR} {_percent(mean[PAIR])}; mean of the {len(LIKE)} like "
+        f"pairs {_percent(like)}, of the {len(UNLIKE)} unlike ones {_percent(unlike)}"
+    )
+
+
+def _fusion_scores(scores: HeterogeneousScores) -> str:
+    probabilities, logits = scores.correct(PAIR), scores.correct(f"{PAIR}+logits")
+    if probabilities is None or logits is None:
+        return ""
+    return f"probabilities {_percent(probabilities[0])}, logits {_percent(logits[0])}"
+
+
+def weight_name(weight: float) -> str:
+    """A fusion weight in words."""
+    return "temporal alone" if np.isinf(weight) else f"{weight:g}"
+
+
+def _fusion_weight(scores: HeterogeneousScores) -> str:
+    if not scores.seeds_with(PAIR):
+        return ""
+    chosen, texts = scores.correct(f"{PAIR}@chosen"), []
+    if chosen is not None:
+        weights = [scores.choice(x, s).weight for s in scores.seeds_with(f"{PAIR}@chosen") for x in scores.splits]
+        named = ", ".join(dict.fromkeys(weight_name(w) for w in sorted(weights)))
+        texts.append(f"chosen on held-out training clips ({named}) {_percent(chosen[0])}")
+    curve = {w: right_at(scores, w) for w in WEIGHTS}
+    best = max(WEIGHTS, key=lambda w: curve[w].mean())
+    texts += [f"1:{w:g} {_percent(curve[w])}" for w in (WEIGHT, 1.0)]
+    return ", ".join([*texts, f"best on the test clips ({weight_name(best)}) {_percent(curve[best])}"])
+
+
+def _textures(scores: Mapping[str, HeterogeneousScores]) -> str:
+    """The images of the pre-training, and how many of new ones the networks recognise."""
+    images = preset("small", "").images
+    what = f"{images['classes']} classes, {images['classes'] * images['per_class']:,} images"
+    runs = next((s.images for s in scores.values() if s.images), {})
+    right = {n: (r.logits(r.outputs[0]).argmax(1) == r.labels()).mean() for n, r in sorted(runs.items())}
+    return f"{what}; on new images " + (", ".join(f"{n} {_percent(v)}" for n, v in right.items()) or NOT_RUN)
+
+
+def _texture_gain(scores: HeterogeneousScores) -> str:
+    texts = []
+    for b in map(dashed, STRATEGIES):
+        averaged, scratch = f"temporal-{b}", f"temporal-{b}-scratch"
+        seeds = [s for s in scores.seeds_with(averaged) if s in scores.seeds_with(scratch)]
+        found = [scores.correct(m, seeds=seeds) for m in (averaged, scratch)]
+        if found[0] and found[1]:
+            gain = 100 * (found[0][0].mean() - found[1][0].mean())
+            texts.append(f"{averaged} {gain:+.1f} points over scratch")
+    return ", ".join(texts)
+
+
+def _mean_class(scores: HeterogeneousScores) -> str:
+    found = scores.correct(PAIR)
+    if found is None:
+        return ""
+    labels = scores.labels(PAIR)
+    by_class = [mean_class_accuracy(scores.all_scores(PAIR, s), labels) for s in scores.seeds_with(PAIR)]
+    return f"{PAIR} {_percent(found[0])} of the clips, {_percent(np.array(by_class))} as a mean over classes"
+
+
+def _isomorphic(scores: HeterogeneousScores) -> str:
+    if not scores.seeds_with("best-isomorphic"):
+        return ""
+    best = scores.best_isomorphic()
+    return f"the best like pair is {best}, {_accuracies(scores, (best, PAIR))}"

@@ -1,10 +1,10 @@
 """Scores of every method of the heterogeneous network's chapter, from the logits of finished runs; nothing is trained.
 
 A method is a training's name (`temporal-resnet50-scratch`), or a pair `<spatial>+<temporal>` of base networks
-(`resnet101+bn-inception`, the whole 4 x 4 grid) whose probabilities are averaged 1:1.5; `+logits` averages logits,
-`@chosen` takes the weight chosen on held-out training clips. `proposed` is the paper's pair with a transplanted conv1;
-`best-isomorphic` the like pair that is best on the test clips, which can only make "unlike beats like" harder to
-observe.
+(`resnet101+bn-inception`, the whole 4 x 4 grid) whose probabilities are averaged 1:1.5; `-transplanted` takes the
+temporal network with a transplanted conv1, and `proposed` is the paper's pair that way. `+logits` averages logits,
+`@chosen` takes the weight chosen on held-out training clips. `best-isomorphic` is the like pair that is best on the
+test clips, which can only make "unlike beats like" harder to observe.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from repro.experiments import IMAGES
 from repro.metrics import softmax
 from repro.papers.heterogeneous import TRIED
 from repro.papers.heterogeneous_derived import MAIN, TEMPORAL_RUNS
-from repro.papers.heterogeneous_experiments import SPATIAL, TEMPORAL, VARIANTS, dashed
+from repro.papers.heterogeneous_experiments import SPATIAL, STRATEGIES, TEMPORAL, VARIANTS, dashed
 from repro.papers.heterogeneous_fusion import WEIGHT, Array, Choice, choose_weight, fuse
 from repro.results import Result
 from repro.scores import RunKey, Scores
@@ -27,14 +27,20 @@ PAIR = f"{dashed(SPATIAL)}+{dashed(TEMPORAL)}"
 GRID = {f"{s}+{t}": (f"spatial-{s}", f"temporal-{t}") for s in BASES for t in BASES}
 LIKE = tuple(f"{b}+{b}" for b in BASES)
 UNLIKE = tuple(pair for pair in GRID if pair not in LIKE)
-PROPOSED = (MAIN[0], f"{MAIN[1]}-transplanted")
+# Table 2 has the temporal networks of Table 3's last row, which were trained twice; the grid has those trained once.
+TRANSPLANTED = {
+    f"{s}+{dashed(t)}-transplanted": (f"spatial-{s}", f"temporal-{dashed(t)}-transplanted")
+    for s in BASES
+    for t in STRATEGIES
+}
+PAIRS = {**GRID, **TRANSPLANTED, "proposed": TRANSPLANTED[f"{PAIR}-transplanted"]}
 FOLDS = (0, 1)
 
 
 def _methods() -> dict[str, tuple[str, ...]]:
     """Every method, and every run that starts from a trained network, with the experiments that it needs."""
     out: dict[str, tuple[str, ...]] = {name: (name,) for name, v in VARIANTS.items() if v.begins != "images"}
-    for name, pair in (*GRID.items(), ("proposed", PROPOSED)):
+    for name, pair in PAIRS.items():
         out |= {name: pair, f"{name}+logits": pair}
     out["best-isomorphic"] = tuple(f"{role}-{b}" for role in ("spatial", "temporal") for b in BASES)
     out[f"{PAIR}@chosen"] = (*MAIN, *(f"{name}/held-out-{k}" for name in MAIN for k in FOLDS))
@@ -59,7 +65,7 @@ class HeterogeneousScores(Scores):
         if method == f"{PAIR}@chosen":
             return self.fused(PAIR, split, seed, self.choice(split, seed).weight, part=part)
         pair = method.removesuffix("+logits")
-        if pair in GRID or pair == "proposed":
+        if pair in PAIRS:
             return self.fused(pair, split, seed, scores="probabilities" if pair == method else "logits", part=part)
         return softmax(self.logits(method, split, seed, part))
 
@@ -71,7 +77,7 @@ class HeterogeneousScores(Scores):
         self, pair: str, split: str, seed: int, weight: float = WEIGHT, *, scores: str = "probabilities",
         part: str = "test",
     ) -> Array:  # fmt: skip
-        """Scores (N, C) of a pair of the grid, or of `proposed`, with some weight of the temporal stream."""
+        """Scores (N, C) of a pair with some weight of the temporal stream."""
         spatial, temporal = (self.logits(name, split, seed, part) for name in self.needs(pair))
         return fuse(spatial, temporal, weight, scores)
 

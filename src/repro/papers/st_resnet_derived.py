@@ -160,7 +160,8 @@ def numbers(lab: Lab, experiment: Experiment, model: STResNet, clips: Sequence[C
 
     `printed_units`: share of outputs below zero of Eq. 2 as printed, the same at m = 0, and there its difference from
     the pretrained unit (ledger st_resnet-L1). `moment_noise`: of the first appearance unit's outputs, how far batch
-    means stray over 4 clips with all chunks and over 4 images of one chunk (st_resnet-L13); left out below 8 clips.
+    means stray over 4 clips with all chunks and over 4 images of one chunk (st_resnet-L13), averaged over the channels
+    that are not constant; left out below 8 clips.
     """
     few = sorted(clips, key=lambda c: hashlib.blake2b(c.id.encode()).digest())[:FEW]
     few = few[: max(len(few) // MOMENTS_OVER, 1) * MOMENTS_OVER]
@@ -176,7 +177,8 @@ def numbers(lab: Lab, experiment: Experiment, model: STResNet, clips: Sequence[C
     out = {"printed_units": np.array([u[1:] for u in units], np.float32)}
     if len(few) >= 2 * MOMENTS_OVER:
         first = [trace[f"appearance.conv{stage}_1"].float() for stage in range(2, 6)]  # (B*T, C, h, w)
-        noise = [moment_noise(x.reshape(*rgb.shape[:2], *x.shape[1:]), MOMENTS_OVER) for x in first]
+        alive = [x[:, x.std(dim=(0, 2, 3)) > 0] for x in first]  # a channel that is always 0 has no noise to compare
+        noise = [moment_noise(x.reshape(*rgb.shape[:2], *x.shape[1:]), MOMENTS_OVER) for x in alive]
         out["moment_noise"] = np.array(noise, np.float32)
     return out
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from repro.errors import ReproError
 from repro.metrics import NOT_RUN, softmax
 from repro.models import BACKBONES, backbone
 from repro.models.count import parameters
 from repro.papers.stilt import STILT, Config, build
 from repro.papers.stilt_derived import PROBES, SNIPPET_COUNTS
 from repro.papers.stilt_fusion import awf_coefficients, awf_weights, fuse, temperature
-from repro.papers.stilt_scores import LAMBDAS, Scores, clip_tags
+from repro.papers.stilt_scores import LAMBDAS
+from repro.papers.stilt_scores import StiltScores as Scores
+from repro.scores import clip_tags
 
 Array = np.ndarray[Any, Any]
 MAIN = "stil-snippets"  # the chapter's main reading (ledger stilt-L1)
@@ -34,32 +35,6 @@ BODY_MOVEMENTS = (
     "cartwheel", "clap", "climb", "climb_stairs", "dive", "fall_floor", "flic_flac", "handstand", "jump", "pullup",
     "pushup", "run", "sit", "situp", "somersault", "stand", "turn", "walk", "wave",
 )  # fmt: skip
-
-
-class ClaimScores:
-    """What `repro.report.claims` asks for, over the data sets at hand (the page's own first)."""
-
-    def __init__(self, scores: Mapping[str, Scores]) -> None:
-        self.scores = dict(scores)
-
-    @property
-    def datasets(self) -> Sequence[str]:
-        return list(self.scores)
-
-    def correct(
-        self, method: str, dataset: str, subset: Mapping[str, str], beside: str = ""
-    ) -> tuple[Array, Array, float] | None:
-        """Right or wrong (S, N), groups (N,), chance; None when it was not run, or with no seed that `beside` has."""
-        if dataset not in self.scores:
-            return None
-        scores = self.scores[dataset]
-        return scores.correct(method, subset, scores.seeds_with(beside or method))
-
-    def measure(self, name: str, dataset: str) -> tuple[Array, Array, Array] | None:
-        """A and B (S, N), matched unit by unit, and groups (N,); None when it was not measured."""
-        if name not in MEASURES:
-            raise ReproError(f"unknown measurement '{name}': use one of {', '.join(MEASURES)}")
-        return MEASURES[name](self.scores[dataset]) if dataset in self.scores else None
 
 
 # ---------------------------------------------------------------- measurements

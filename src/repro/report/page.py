@@ -194,7 +194,7 @@ class Chapter:
         """Train one recorded run once more, here and now, and compare; real clips are all decoded on the way."""
         lab = self._lab(self.splits[0], LIVE if self.preset != "smoke" else "smoke")
         preset = LIVE if self.preset != "smoke" else "smoke"
-        experiment = self.paper.experiments(preset, self.dataset.name, "none")[name]
+        experiment = self.paper.experiments(preset, self.dataset.name)[name]
         if self.dataset.render is None:
             lab.prepare(c for part in ("train", "test") for c in self.dataset.select(self.splits[0], part))
         recorded = lab.run(experiment, 1) if lab.has(experiment, 1) else None
