@@ -185,8 +185,8 @@ def lab_runs(labs: Iterable[Lab], experiments: Iterable[Experiment], seeds: Sequ
     """Runs of these experiments, and those derived from their networks, that the labs' libraries hold.
 
     A run goes by its experiment's name here, whatever its row is called: `repro train --fold 1/2` makes the same run
-    as a chapter's `held-out-0`. A training on generated images is the same run for all seeds, and is found for each; its
-    split is its row's, `generated`.
+    as a chapter's `held-out-0`. A training on generated images is the same run for all seeds, and is found for each;
+    its split is its row's, `generated`.
     """
     everything = list(experiments)
     found = {}
