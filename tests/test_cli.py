@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import nbformat
 import numpy as np
 import pytest
+import torch
 from fakes import RECIPE, SAMPLING, save_clip, tiny_net
 from nbformat.v4 import new_code_cell, new_notebook
 
@@ -376,6 +377,32 @@ def test_verifying(capsys, monkeypatch, tmp_path):
         path.write_text(json.dumps(row))
     assert repro("results verify") == 0
     assert sorted(verdict(capsys).split(", ")) == ["1 data absent", "1 other data"]
+
+
+def test_verifying_a_training_on_images_and_what_starts_from_it(capsys, monkeypatch):
+    def begin(model: torch.nn.Module, states: list[dict[str, torch.Tensor]]) -> None:
+        own = {k: v for k, v in states[0].items() if k.startswith("convolutions")}
+        model.load_state_dict(own, strict=False)
+
+    def both(preset: str, dataset: str, weights: str = "auto") -> dict[str, Experiment]:
+        tiny = experiments(preset, dataset)["tiny"]
+        pictures = {"classes": 3, "per_class": 8, "size": 20, "crop": 12, "seed": 0}
+        sampling = replace(SAMPLING, streams=("rgb",))
+        images = replace(tiny, name="images", images=pictures, sampling=sampling)
+        return {"images": images, "tiny": replace(tiny, start=(images,), begin=begin)}
+
+    monkeypatch.setitem(PAPERS, "paper", replace(PAPERS["paper"], experiments=both))
+    assert repro("train paper --all --dataset folder --seeds 1,2") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("textures") == 1 and len(list(rows(runs_folder()))) == 3, "one pre-training for both seeds"
+    assert repro("results verify paper") == 0
+    assert verdict(capsys) == "3 repeats"
+    for path, row in list(rows(runs_folder())):
+        if row["experiment"] == "images":
+            row["provenance"]["first_losses"][0] += 0.1
+            path.write_text(json.dumps(row))
+    assert repro("results verify paper") == 1
+    assert verdict(capsys) == "2 repeats, 1 stale"
 
 
 def test_predicting(capsys, videos, tmp_path):

@@ -44,7 +44,7 @@ def train(options: Namespace) -> int:
                 results.append(lab.run(experiment, seed))
                 if not (options.fold or options.changes):  # those are for tuning
                     results += paper.derive(lab, experiment, seed)
-    print(summary(results))
+    print(summary({result.key: result for result in results}.values()))  # a pre-training serves all seeds
     _tell_left_out(labs)
     return 0
 
