@@ -34,6 +34,12 @@ Array = np.ndarray[Any, Any]
 Measured = tuple[Array, Array, Array]  # A and B (S, N), groups (N,)
 GRID = ("plain", "skips", "filters", MAIN)
 STAR = Config(temporal_pool="max")  # ST-ResNet* at full size
+ZEROED = {  # of the appearance output (ledger st_resnet-L30)
+    "as trained": f"{MAIN}:appearance",
+    "nothing crosses": f"{MAIN}:appearance+no-skips",
+    "nothing moves": f"{MAIN}:appearance+no-motion",
+    "the appearance stream alone": "appearance",
+}
 STAGES = ("conv2", "conv3", "conv4", "conv5")
 
 # ---------------------------------------------------------------- measurements
@@ -224,9 +230,7 @@ def from_runs(scores: Mapping[str, StResNetScores]) -> dict[str, str]:
         "pool-control": lambda s: accuracies(s, (MAIN, "star-control", "star")),
         "connections": lambda s: accuracies(s, (MAIN, "direct", "both-ways")),
         "joint-softmax": lambda s: accuracies(s, (MAIN, "joint")),
-        "motion-zeroed": lambda s: accuracies(
-            s, (f"{MAIN}:appearance", f"{MAIN}:appearance+no-skips", f"{MAIN}:appearance+no-motion", "appearance")
-        ),
+        "motion-zeroed": lambda s: accuracies(s, ZEROED),
     }
     out = {}
     for name, value in values.items():
@@ -235,14 +239,22 @@ def from_runs(scores: Mapping[str, StResNetScores]) -> dict[str, str]:
     return out
 
 
-def accuracies(scores: StResNetScores, methods: Sequence[str], subsets: Sequence[Mapping[str, str]] = ({},)) -> str:
-    """ "st-resnet 61.2 %, direct 60.0 %; binding: ...", or nothing where none of the methods was run."""
+def accuracies(
+    scores: StResNetScores,
+    methods: Sequence[str] | Mapping[str, str],
+    subsets: Sequence[Mapping[str, str]] = ({},),
+) -> str:
+    """ "st-resnet 61.2 %, direct 60.0 %; binding, st-resnet ...", or nothing where none of the methods was run.
+
+    `methods`: by their names, or what the text calls them -> their names.
+    """
+    names = methods if isinstance(methods, Mapping) else {m: m for m in methods}
     parts = []
     for subset in subsets:
-        found = {m: scores.correct(m, subset) for m in methods}
-        text = ", ".join(f"{m} {100 * f[0].mean():.1f} %" for m, f in found.items() if f)
+        found = {label: scores.correct(m, subset) for label, m in names.items()}
+        text = ", ".join(f"{label} {100 * f[0].mean():.1f} %" for label, f in found.items() if f)
         if text:
-            parts.append(", ".join([*subset.values(), text]) if subset else text)
+            parts.append(", ".join([*subset.values(), text]))
     return "; ".join(parts)
 
 

@@ -91,6 +91,4 @@ class StResNetScores(Scores):
 
     def best_single(self) -> str:
         """The plain stream with the higher accuracy on the test clips, over all seeds and splits that have both."""
-        seeds = self.seeds_with("best-single")
-        mean = {m: found[0].mean() for m in STREAMS if (found := self.correct(m, seeds=seeds))}
-        return max(mean, key=lambda m: mean[m])
+        return self.best(STREAMS, "best-single")

@@ -93,7 +93,7 @@ class ChapterPage(ChapterFigures):
         whole = set(self.main.splits) == set(self.chapter.dataset.splits) and self.chapter.parameters.weights == "auto"
         whole = whole and not unofficial(self.chapter.dataset)  # a subset is another data set
         if column and self.chapter.preset == "paper" and whole:
-            known = {c.row for c in reported(self.paper) if c.table == str(number)}
+            known = {c.row for c in reported(self.paper) if (c.table, c.column) == (str(number), column)}
             for label, method in rows.items():
                 name = self.published_name(number, label)
                 if name in known and (correct := self.main.correct(method)):
@@ -118,12 +118,12 @@ class ChapterPage(ChapterFigures):
             rows.append((label, {c: f[0] for c, f in found.items() if f}))
             chance |= {c: f[2] for c, f in found.items() if f}
             groups |= {c: f[1] for c, f in found.items() if f}
-        anyone = next(m for m in methods.values() if scores.seeds_with(m))
+        clips = {right["all"].shape[1] for _, right in rows if "all" in right} or {0}
         views = next(iter(scores.runs.values())).row["identity"]["protocol"]
         seeds = ", ".join(map(str, scores.seeds))
         caption = (
             f"{title} on {name}: preset {self.chapter.preset}, test protocol {views}, "
-            f"split {', '.join(scores.splits)}, seeds {seeds}, {len(scores.labels(anyone))} test clips"
+            f"split {', '.join(scores.splits)}, seeds {seeds}, {max(clips)} test clips"
         )
         note = "A factor's column decides among that factor's classes only." if len(subsets) > 1 else ""
         return tables.comparison(rows, caption, chance=chance, groups=groups, note=note)

@@ -23,6 +23,7 @@ def source(obj: Any, between: tuple[str, str] | None = None) -> Shown:
 
     `between`: show only from the first line that holds the first text to the next one that holds the second.
     """
+    obj = inspect.unwrap(obj) if callable(obj) else obj  # what `torch.no_grad` decorates says so
     lines, first = inspect.getsourcelines(obj)
     first = max(first, 1)  # a module starts at 0
     file = Path(inspect.getsourcefile(obj) or "")

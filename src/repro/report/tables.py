@@ -180,7 +180,8 @@ def published(paper: str, table: str, reproduced: Mapping[tuple[str, str], str])
 def _printed(value: float | str | None, unit: str) -> str:
     if value is None or isinstance(value, str):
         return value or ABSENT
-    return f"{value:.1f}" if unit in ("%", "points") else f"{value:.10g}"
+    rounded = round(value, 1) == value  # 90.0 as printed, but 93.46 with both its digits
+    return f"{value:.1f}" if unit in ("%", "points") and rounded else f"{value:.10g}"
 
 
 def comparison(
