@@ -311,8 +311,10 @@ def test_the_grid_and_the_probes_show_what_was_scored():
     subset = {"factor": "motion"}
     table = page._probes(scores, "classes told by their motion", subset)
     rows = {row[0]: row[1:] for row in table.rows}
-    assert rows["plain"][-1] == "–"
-    assert str(rows["joint"][1]).startswith(f"{100 * scores.correct('joint+swapped', subset)[0].mean():.1f}")
+    assert rows["two streams, trained on"][-1] == "–"
+    assert str(rows["one loss for both streams"][1]).startswith(
+        f"{100 * scores.correct('joint+swapped', subset)[0].mean():.1f}"
+    )
     crops = repr(page.crops())
     spent = np.mean([scores.runs["st-resnet+crops", "1", s].arrays["seconds_crops"][0] for s in (1, 2)])
     assert f"{spent:.1f}" in crops

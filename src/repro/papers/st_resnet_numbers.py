@@ -28,7 +28,7 @@ from repro.papers.st_resnet_layers import (
     sizes,
 )
 from repro.papers.st_resnet_scores import StResNetScores
-from repro.scores import ClaimScores
+from repro.scores import ClaimScores, clip_tags
 
 Array = np.ndarray[Any, Any]
 Measured = tuple[Array, Array, Array]  # A and B (S, N), groups (N,)
@@ -46,14 +46,19 @@ STAGES = ("conv2", "conv3", "conv4", "conv5")
 
 
 def _lost_by_swap(scores: StResNetScores, name: str) -> Measured | None:
-    """What each clip told by its motion loses when its frames come from another clip: the variant, and ST-ResNet."""
+    """What each clip told by its motion loses when its frames come from another clip: the variant, and ST-ResNet.
+
+    All classes are candidates: those told by their motion share one look, so that among them looks decide nothing.
+    """
     methods = (name, f"{name}+swapped", MAIN, f"{MAIN}+swapped")
     seeds = [s for s in scores.seeds if all(s in scores.seeds_with(m) for m in methods)]
-    found = [scores.correct(m, {"factor": "motion"}, seeds) for m in methods]
-    if any(f is None for f in found):
+    tags = clip_tags(scores.dataset)
+    if not seeds or not tags:
         return None
-    correct = [f[0].astype(float) for f in found if f]
-    return correct[0] - correct[1], correct[2] - correct[3], next(f[1] for f in found if f)
+    told = np.array([tags[i]["factor"] == "motion" for i in scores.ids(name)])
+    found = [f for m in methods if (f := scores.correct(m, None, seeds))]
+    correct = [f[0][:, told].astype(float) for f in found]
+    return correct[0] - correct[1], correct[2] - correct[3], found[0][1][told]
 
 
 def _time(scores: StResNetScores) -> Measured | None:

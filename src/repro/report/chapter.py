@@ -82,6 +82,8 @@ class ChapterPage(ChapterFigures):
         total = sum(counts.values())
         words = ", ".join(f"{n} {word}" for word, n in counts.items())
         text = f"What came out, of {total} claims on {' and '.join(self.scores)}: {words}."
+        if printed := self.claims.without_runs(self.scores):
+            text += f" Of these, {', '.join(printed)} rest on printed numbers or counts alone."
         return Shown(text, f"<p>{html.escape(text)}</p>")
 
     def published(self, number: int | str) -> Table:

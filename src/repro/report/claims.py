@@ -116,6 +116,12 @@ class ClaimRows(list[ClaimRow]):
         """One verdict for each claim, by id."""
         return {claim.id: _together(rows) for claim, rows in self.by_claim()}
 
+    def without_runs(self, datasets: Iterable[str]) -> list[str]:
+        """Ids of the claims whose verdict rests on no run on `datasets`, but on printed numbers or counts."""
+        here = set(datasets)
+        tested = {c.id: [row.dataset for row in rows if row.difference is not None] for c, rows in self.by_claim()}
+        return [id_ for id_, found in tested.items() if found and not here & set(found)]
+
     def counts(self) -> dict[str, int]:
         """Number of claims with each of the four words."""
         words = [found.word for found in self.verdicts().values()]

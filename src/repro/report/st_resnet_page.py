@@ -65,6 +65,14 @@ VARIANTS = {
         "maximum, from the two streams at once": "star-at-once",
     },
 }
+LABELS = {  # of the networks that were probed
+    MAIN: "ST-ResNet",
+    f"{MAIN}:appearance": "its appearance output",
+    "both-ways": "connected both ways",
+    "joint": "one loss for both streams",
+    "plain": "two streams, trained on",
+    "skips": "residuals only",
+}
 PHASES = {"Motion stream": "motion", "Appearance stream": "appearance", "ST-ResNet": "chunks", "ST-ResNet*": "pooled"}
 BATCHED = {"Motion stream": "motion", "Appearance stream": "appearance", "ST-ResNet": MAIN, "ST-ResNet*": "star"}
 
@@ -114,16 +122,17 @@ class StResNetPage(ChapterPage, StResNetFigures):
         with torch.device("meta"):
             model = build(Config(), 101)
             chunk = torch.zeros(1, 1, 3, 224, 224), torch.zeros(1, 1, 20, 224, 224)
-        counts, sampling = self.claims.counts(), self.chapter.experiments[MAIN].sampling
+        counts, main = self.claims.counts(), self.chapter.experiments[MAIN]
+        seen, tested = main.sampling, protocol(main.protocol)
         return tables.glance(
             {
                 "Paper": "Feichtenhofer, Pinz, Wildes: NIPS 2016",
                 "Streams": "appearance: RGB frames; motion: stacks of 10 optical flow fields (20 channels)",
                 "Backbones": "ResNet-50 twice, with residuals from motion to appearance and filters over time",
-                "Size": f"{parameters(model) / 1e6:.1f} M parameters, "
+                "Size at full width": f"{parameters(model) / 1e6:.1f} M parameters, "
                 f"{multiply_adds(model, *chunk) / 1e9:.1f} G multiply-adds a chunk (101 classes, counted)",
-                "Here": f"{self.chapter.preset}: {sampling.snippets} chunks of 1 frame and {sampling.flow_frames} flow "
-                f"fields in training, {protocol(self.chapter.experiments[MAIN].protocol).snippets} in the test",
+                "Here": f"{self.chapter.preset}, width {main.config['width']:g}: {seen.snippets} chunks of 1 frame and "
+                f"{seen.flow_frames} flow fields in training, {tested.snippets} in the test",
                 "Claims": ", ".join(f"{n} {word}" for word, n in counts.items() if n),
             },
             {"claims": "#claims-st-resnet", "ledger": "#ledger-st-resnet"},
@@ -198,7 +207,10 @@ class StResNetPage(ChapterPage, StResNetFigures):
             (row, *(text for name in names for text in (cells[name], here[row][name])))
             for row, cells in printed.items()
         ]
-        note = "A batch for the moments that exceeds the batch is the whole batch."
+        note = (
+            "A batch for the moments that exceeds the batch is the whole batch. Strides that do not fit a clip are "
+            "never drawn; ledger st_resnet-L6 has those that were."
+        )
         return Table(tuple(heads), tuple(rows), f"Table 2: the phases, printed and here ({self.chapter.preset})", note)
 
     # -- comparisons ------------------------------------------------------------------------------------------------
@@ -256,8 +268,8 @@ class StResNetPage(ChapterPage, StResNetFigures):
                       "no frames": "no-appearance", "nothing crosses": "no-skips"}  # fmt: skip
         assert set(conditions.values()) == {"", SWAPPED, *PROBES}
         rows = []
-        for base in (MAIN, f"{MAIN}:appearance", *(name for name in PROBED if name != MAIN)):
-            cells: list[Cell] = [base]
+        for base, label in LABELS.items():
+            cells: list[Cell] = [label]
             for condition in conditions.values():
                 method = f"{base}+{condition}" if condition else base
                 known = method in scores.methods
@@ -265,7 +277,8 @@ class StResNetPage(ChapterPage, StResNetFigures):
             rows.append(tuple(cells))
         caption = f"What trained networks rely on, on {scores.dataset}, {what}"
         note = (
-            "Frames of another clip: of another class, the flow stays. A dash: nothing crosses in that network anyway."
+            "Frames of another clip: of another class; flow and label stay, so what is told by its look is lost. A "
+            "dash: nothing crosses in that network anyway."
         )
         return _seeds_once(["network", *conditions], rows, caption, note)
 
@@ -285,7 +298,12 @@ class StResNetPage(ChapterPage, StResNetFigures):
                 spent = float(np.mean([a[clock][0] for a in runs]))
                 rows.append((label, _accuracy(scores.correct(method, {}, seeds)), f"{spent:.1f}"))
             found.append(
-                Table(("test", "accuracy", "seconds"), tuple(rows), f"Two tests of ST-ResNet on {scores.dataset}")
+                Table(
+                    ("test", "accuracy", "seconds"),
+                    tuple(rows),
+                    f"Two tests of ST-ResNet on {scores.dataset}",
+                    "Ten crops hold five mirrored ones; the fully convolutional test has none here, one in the paper.",
+                )
             )
         return _together(found)
 
