@@ -333,6 +333,17 @@ def test_a_data_set_with_some_of_the_runs_is_shown_as_far_as_it_goes():
     assert re.search(r"all +(not run *){4}", repr(page.grid()))
 
 
+def test_seeds_that_only_some_networks_have():
+    """A recording that is half done: curves over several networks hold the seeds that all of them have."""
+    runs = StResNetInventor("motionshapes").all_runs((1, 2))
+    for name in ("appearance-bn4", "plain", "star"):
+        del runs[name, "1", 2]
+    page = page_of("motionshapes", StResNetScores(runs), "small")
+    for show in (page.batches, page.camera, page.factors, page.grid, page.probes, page.confusions):
+        assert show().text
+    assert len(page.claims)
+
+
 def test_table_1_differs_only_where_the_ledger_says():
     page = page_of("motionshapes", StResNetScores(StResNetInventor("motionshapes").all_runs((1,))), "small")
     blocks = page.blocks()
