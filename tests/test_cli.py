@@ -397,6 +397,10 @@ def test_verifying_a_training_on_images_and_what_starts_from_it(capsys, monkeypa
     assert shown.count("textures") == 1 and len(list(rows(runs_folder()))) == 3, "one pre-training for both seeds"
     assert repro("results verify paper") == 0
     assert verdict(capsys) == "3 repeats"
+    [key] = [row["key"] for _, row in rows(runs_folder()) if row["experiment"] == "images"]
+    Path("video.avi").touch()
+    assert repro(f"predict video.avi --run {key}") == 2
+    assert "generated images" in capsys.readouterr().err
     for path, row in list(rows(runs_folder())):
         if row["experiment"] == "images":
             row["provenance"]["first_losses"][0] += 0.1

@@ -291,6 +291,7 @@ def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path)
     assert len(keys) == 4
     folded = replace(SECOND, fold=(1, 2), per_class=(3, 3))
     assert [(e.fold, e.per_class) for e in folded.starts()] == [((1, 2), (3, 3))]
+    assert [e.name for e in replace(folded, name="second/fold-2-of-2").starts()] == ["tiny/fold-2-of-2"]
     assert folded.identity()["start"][0]["fold"] == [1, 2]
 
 

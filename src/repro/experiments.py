@@ -70,9 +70,13 @@ class Experiment:
     images: Mapping[str, Any] | None = None
 
     def starts(self) -> tuple[Experiment, ...]:
-        """The experiments that come first, on the same clips."""
+        """The experiments that come first, on the same clips; in a fold they bear its name too."""
+        _, slash, fold = self.name.partition("/")
         return tuple(
-            e if e.images else dataclasses.replace(e, per_class=self.per_class, fold=self.fold) for e in self.start
+            e
+            if e.images
+            else dataclasses.replace(e, name=f"{e.name}{slash}{fold}", per_class=self.per_class, fold=self.fold)
+            for e in self.start
         )
 
     def identity(self) -> dict[str, Any]:

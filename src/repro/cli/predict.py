@@ -68,6 +68,8 @@ def _trained(options: Namespace) -> tuple[Row, Path]:
     [row] = matches.values()
     if "derived" in row:
         raise ReproError(f"{key} starts from the network of {row['derived']['of'][:8]}: give that key")
+    if "images" in row["identity"]:
+        raise ReproError(f"{key} was trained on generated images, not on videos: give a run that starts from it")
     path = path or runs_folder(options.runs) / "checkpoints" / row["key"] / "checkpoint.pt"
     if not path.is_file():
         raise ReproError(f"there is no checkpoint {path}: make it with: {row['command']}")

@@ -129,7 +129,10 @@ def _state(row: Row, options: Namespace, labs: dict[tuple[object, ...], Lab | st
         return f"stale: {error}"
     if lab.key(experiment, row["seed"]) != row["key"]:
         return "stale: the configuration or the way flow is computed has changed"
-    return "repeats" if lab.verify(experiment, row["seed"]) else "stale: the first losses differ"
+    try:
+        return "repeats" if lab.verify(experiment, row["seed"]) else "stale: the first losses differ"
+    except ReproError as error:  # starting weights or a checkpoint that cannot be read
+        return f"cannot be checked: {error}"
 
 
 def experiment_of(row: Row, weights: str | None = None) -> Experiment:

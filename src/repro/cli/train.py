@@ -75,8 +75,11 @@ def _labs(options: Namespace, short_side: int, progress: Progress) -> list[Lab]:
 def changed(experiment: Experiment, options: Namespace) -> Experiment:
     """The experiment with the options --set and --fold applied.
 
-    Its preset or its name says so: such a row must not pass for one of the chapter's.
+    Its preset or its name says so: such a row must not pass for one of the chapter's. A training on generated images,
+    which others start from, stays as it is.
     """
+    if experiment.images:
+        return experiment
     for change in options.changes:
         name, given, text = change.partition("=")
         part, _, field = name.partition(".")

@@ -141,6 +141,8 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
     """
     scale = preset(preset_name, dataset)
     weights = scale.weights if weights == "auto" else weights
+    if weights == TEXTURES and not scale.images:
+        raise ReproError(f"preset {preset_name} trains no textures: use weights imagenet, none or a file")
     out: dict[str, Experiment] = {}
     for name, variant in VARIANTS.items():
         if variant.begins == "images" and weights != TEXTURES:
