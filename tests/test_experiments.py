@@ -284,6 +284,17 @@ def test_a_run_begins_where_another_ended(lab, monkeypatch):
         lab.verify(SECOND, 1)
 
 
+def test_a_start_that_ends_differently_on_another_processor(lab):
+    lab.run_all([(EXPERIMENT, 1), (SECOND, 1)])
+    assert not lab.drifted(SECOND, 1) and not lab.drifted(EXPERIMENT, 1)
+    result = lab.library.get(lab.key(EXPERIMENT, 1))
+    result.arrays["losses"][-1] += 0.1  # after the three that a row is judged by
+    lab.library.put(result)
+    assert lab.drifted(SECOND, 1) and not lab.drifted(EXPERIMENT, 1)
+    third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
+    assert lab.drifted(third, 1)
+
+
 def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path):
     lab = fixed_lab(tmp_path)
     other = replace(EXPERIMENT, recipe=replace(EXPERIMENT.recipe, lr=0.7))

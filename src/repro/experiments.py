@@ -34,7 +34,7 @@ from repro.flow.cost import estimate as estimate_flow
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
 from repro.processes import each
-from repro.results import FIRST, Library, Result, provenance, repeats, run_key
+from repro.results import FIRST, TOLERANCE, Library, Result, provenance, repeats, run_key
 from repro.training import History, Recipe, load_checkpoint, pick_device, train
 
 Progress = Callable[[str, int, int], None]
@@ -356,6 +356,23 @@ class Lab:
         row = self.library.get(self.key(experiment, seed)).row
         self.unusable.update(row["left_out"])  # the order of the clips depends on how many there are
         return repeats(row, self.first_losses(experiment, seed))
+
+    def drifted(self, experiment: Experiment, seed: int) -> bool:
+        """Whether a network that a run starts from began as the recorded one and ended as another.
+
+        So it is on another kind of processor: bits differ, and many steps make much of that. Then the run's own losses
+        cannot be compared.
+        """
+        for start in experiment.starts():
+            done, key = self._finished(start, seed), self.key(start, seed)
+            if self.drifted(start, seed):
+                return True
+            if done and key in self.library:
+                recorded, losses = self.library.get(key), done[1].losses
+                away = np.abs(np.subtract(losses, recorded.arrays["losses"])).max()
+                if repeats(recorded.row, losses) and away > TOLERANCE:
+                    return True
+        return False
 
     def repeat(self, experiment: Experiment, seed: int) -> History:
         """Train a run again from scratch, keeping nothing."""

@@ -130,7 +130,11 @@ def _state(row: Row, options: Namespace, labs: dict[tuple[object, ...], Lab | st
     if lab.key(experiment, row["seed"]) != row["key"]:
         return "stale: the configuration or the way flow is computed has changed"
     try:
-        return "repeats" if lab.verify(experiment, row["seed"]) else "stale: the first losses differ"
+        if lab.verify(experiment, row["seed"]):
+            return "repeats"
+        if lab.drifted(experiment, row["seed"]):
+            return "other processor: what it starts from repeats at first and drifts apart later"
+        return "stale: the first losses differ"
     except ReproError as error:  # starting weights or a checkpoint that cannot be read
         return f"cannot be checked: {error}"
 

@@ -181,12 +181,16 @@ class Chapter:
         Runs that start from networks which would have to be trained first are left out (`unchecked`).
         """
         lab = self.labs[0]
-        return [(e.name, s, lab.verify(e, s)) for e, s in self._stored(seeds) if not lab.unfinished_starts(e, s)]
+        return [(e.name, s, lab.verify(e, s)) for e, s in self._stored(seeds) if not self._left_out(e, s)]
 
     def unchecked(self, seeds: tuple[int, ...] = (1,)) -> list[str]:
-        """Stored runs of some seeds that `check` leaves out: what they start from is kept in no checkpoint here."""
+        """Stored runs of some seeds that `check` leaves out: what they start from is kept in no checkpoint here, or
+        ended differently on this kind of processor."""
+        return list(dict.fromkeys(e.name for e, s in self._stored(seeds) if self._left_out(e, s)))
+
+    def _left_out(self, experiment: Experiment, seed: int) -> bool:
         lab = self.labs[0]
-        return list(dict.fromkeys(e.name for e, s in self._stored(seeds) if lab.unfinished_starts(e, s)))
+        return bool(lab.unfinished_starts(experiment, seed)) or lab.drifted(experiment, seed)
 
     def _stored(self, seeds: Sequence[int]) -> list[tuple[Experiment, int]]:
         lab = self.labs[0]
@@ -201,7 +205,8 @@ class Chapter:
         if self.dataset.render is None:
             lab.prepare(c for part in ("train", "test") for c in self.dataset.select(self.splits[0], part))
         recorded = lab.run(experiment, 1) if lab.has(experiment, 1) else None
-        return Again(experiment, recorded, lab.repeat(experiment, 1), lab)
+        live = lab.repeat(experiment, 1)
+        return Again(experiment, recorded, live, lab, lab.drifted(experiment, 1))
 
 
 @dataclass(frozen=True)
@@ -212,16 +217,24 @@ class Again:
     recorded: Result | None
     live: History
     lab: Lab
+    drifted: bool = False  # what it starts from began as recorded and ended differently
 
     @property
     def repeats(self) -> bool | None:
-        """Whether it begins like the recorded one; None when there is none."""
-        return None if self.recorded is None else repeats(self.recorded.row, self.live.losses)
+        """Whether it begins like the recorded one; None when there is none, or none to compare with."""
+        if self.recorded is None:
+            return None
+        return repeats(self.recorded.row, self.live.losses) or (None if self.drifted else False)
 
     def __str__(self) -> str:
         if self.recorded is None:
             return f"{self.experiment.name}: trained live; there is no recorded run of this data set to compare with."
         date = self.recorded.row["provenance"]["date"]
+        if self.repeats is None:
+            return (
+                f"{self.experiment.name}, recorded on {date}: the networks that it starts from repeat at first and "
+                "drift apart later, as on another kind of processor, so its own losses cannot be compared."
+            )
         word = "repeats" if self.repeats else "does NOT repeat: the recorded rows are stale"
         return f"{self.experiment.name}, recorded on {date}: {word} (first {FIRST} losses)."
 
