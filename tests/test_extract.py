@@ -313,7 +313,7 @@ def test_kill_and_resume(tmp_path: Path) -> None:
 def test_interrupt_ends_all_processes(tmp_path: Path) -> None:
     """Ctrl-C: the terminal sends SIGINT to the whole group."""
     make_dataset(tmp_path / "data", 6)
-    process = start(tmp_path, 6, workers=2, pause=0.5)
+    process = start(tmp_path, 6, workers=2, pause=2.0)
     assert process.stdout is not None
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)
