@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +33,7 @@ COLUMNS = {"ucf101": "UCF101", "hmdb51": "HMDB51", "kinetics400": "Kinetics"}
 RECORDED = ("motionshapes", "weizmann")
 
 
-class ChapterPage(ChapterFigures):
+class ChapterPage(ChapterFigures, ABC):
     """What a chapter shows, for the data set at hand and, beside it, for those with recorded results."""
 
     paper: ClassVar[str]  # its name
@@ -62,13 +63,13 @@ class ChapterPage(ChapterFigures):
         """Recorded runs of another data set than the page's."""
         return recorded_runs(folder, self.paper, dataset, "small", leave_one_out=leave_one_out)
 
+    @abstractmethod
     def claim_scores(self, scores: Mapping[str, Any]) -> ClaimScores:
         """What the claims are tested on: these scores, and the paper's own measurements."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ledger_values(self) -> dict[str, str]:
         """The live values that the ledger asks for, by name."""
-        raise NotImplementedError
 
     def published_name(self, number: int | str, label: str) -> str:
         """What the paper calls a row of our comparison in its own table."""
