@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import shutil
@@ -12,7 +13,20 @@ from pathlib import Path
 import pytest
 
 from repro.data import motionshapes
-from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset, parse_hmdb51, parse_ucf101, unofficial
+from repro.data.catalog import (
+    DATASETS,
+    OFFICIAL,
+    Clip,
+    Dataset,
+    absent,
+    load_dataset,
+    mirrored_labels,
+    parse_hmdb51,
+    parse_kinetics,
+    parse_ssv2,
+    parse_ucf101,
+    unofficial,
+)
 from repro.errors import ReproError
 
 PEOPLE, ACTIONS = ("daria", "ido", "lena"), ("run", "walk", "wave1")
@@ -309,6 +323,323 @@ def test_damaged_lists_are_refused(tmp_path):
     assert "5 lists for 2 classes" in message("hmdb51", root)
 
 
+# ------------------------------------------------------------------------------------------------------- kinetics400
+
+KINETICS = [  # label, video, seconds, list; ids differ in case alone and begin with a dash, as real ones do
+    ("air drumming", "_dbcJuKJQNs", 40, "train"),
+    ("air drumming", "-AbCdEfGhIj", 0, "train"),
+    ("massaging person's head", "-abcdefghij", 104, "train"),
+    ("passing American football (in game)", "0123456789A", 1200, "train"),
+    ("air drumming", "--nQbRBEz2s", 104, "val"),
+    ("massaging person's head", "3B32lodo2M_", 59, "val"),
+]
+TEST = [("air drumming", "zzzzzzzzzz0", 7, "test"), ("massaging person's head", "zzzzzzzzzz1", 8, "test")]
+
+
+def kinetics_name(row: tuple[str, str, int, str]) -> str:
+    return f"{row[1]}_{row[2]:06d}_{row[2] + 10:06d}"
+
+
+def put_kinetics_list(path: Path, rows: list[tuple[str, str, int, str]], word: str) -> None:
+    lines = [f'"{label}",{video},{start},{start + 10},{word}' for label, video, start, _ in rows]
+    put(path.parent, path.name, content="\n".join(["label,youtube_id,time_start,time_end,split", *lines, ""]).encode())
+
+
+def put_kinetics(root: Path, videos: str = "{side}/{label}", lists: str = "") -> Path:
+    """The data set without a test list; `videos` is the folder of a clip."""
+    for row in KINETICS:
+        folder = videos.format(side=row[3], label=row[0], label_=row[0].replace(" ", "_"))
+        put(root, f"{folder}/{kinetics_name(row)}.mp4")
+    for side in ("train", "val"):
+        put_kinetics_list(root / lists / f"{side}.csv", [row for row in KINETICS if row[3] == side], side)
+    return root
+
+
+@pytest.mark.parametrize(
+    "videos", ["{side}/{label}", "{side}/{label_}", "{side}", ".", "videos/{side}/{label}", "{label_}", "{side}_256"]
+)
+@pytest.mark.parametrize("lists", ["", "annotations", "kinetics400"])
+def test_kinetics_layouts(tmp_path, videos, lists):
+    dataset = load_dataset("kinetics400", put_kinetics(tmp_path / "set", videos, lists))
+    assert dataset.classes == ("air drumming", "massaging person's head", "passing American football (in game)")
+    assert dataset.splits == ("val",)
+    expected = [
+        (f"{row[0]}/{kinetics_name(row)}", row[1], {"train": "train", "val": "test"}[row[3]]) for row in KINETICS
+    ]
+    assert [(clip.id, clip.group, clip.splits["val"]) for clip in dataset.clips] == sorted(expected)
+    assert all(dataset.classes[clip.label] == clip.id.split("/")[0] for clip in dataset.clips)
+    assert all(dataset.video(clip).stem == clip.id.split("/")[1] for clip in dataset.clips)
+    assert (dataset.missing, dataset.unlisted, absent(dataset)) == ((), (), "")
+    assert dataset.fingerprint == load_dataset("kinetics400", put_kinetics(tmp_path / "plain")).fingerprint
+
+
+def test_kinetics_lists_in_all_their_forms(tmp_path):
+    plain = parse_kinetics(put_kinetics(tmp_path))
+    lists = tmp_path / "lists"
+    put(
+        lists,
+        "kinetics-400_train.csv",  # with is_cc, a byte-order mark and CRLF, as saved by a spreadsheet
+        content="\r\n".join(
+            ["label,youtube_id,time_start,time_end,split,is_cc"]
+            + [f"{r[0]},{r[1]},{r[2]},{r[2] + 10},train,0" for r in KINETICS if r[3] == "train"]
+        ).encode("utf-8-sig"),
+    )
+    put(
+        lists,
+        "kinetics_validate.csv",  # other columns, their names in capitals, seconds as the JSON lists write them
+        content="\n".join(
+            ["Split,YouTube_ID,time_end,time_start,label"]
+            + [f"validate,{r[1]},{r[2] + 10}.0,{r[2]}.0,{r[0]}" for r in KINETICS if r[3] == "val"]
+        ).encode(),
+    )
+    put(lists, "kinetics_400_labels.csv", content=b"id,name\n0,air drumming\n")
+    assert parse_kinetics(lists) == plain
+    put(lists, "val.csv", content=b"")
+    with pytest.raises(ReproError, match=r"kinetics_validate\.csv and val\.csv are both lists of val: keep one"):
+        parse_kinetics(lists)
+
+
+def test_kinetics_without_the_videos_that_vanished(tmp_path):
+    root = put_kinetics(tmp_path / "set")
+    whole = load_dataset("kinetics400", root)
+    gone = [clip for clip in whole.clips if clip.group in ("_dbcJuKJQNs", "--nQbRBEz2s")]
+    for clip in gone:
+        (root / clip.path).unlink()
+    dataset = load_dataset("kinetics400", root)
+    assert dataset.missing == tuple(ids(tuple(gone)))
+    assert absent(dataset) == (
+        "2 listed clips are not on disk: 1 of 4 train clips of split val, 1 of 2 test clips of split val"
+    )
+    assert dataset.classes == whole.classes
+    assert dataset.listed == whole.listed  # the lists are what they were
+    assert dataset.fingerprint != whole.fingerprint
+    put(root, "train/air drumming/_dbcJuKJQNs_000040_000051.mp4", "train/demo.mp4", "val/demo.mp4")  # other seconds
+    assert load_dataset("kinetics400", root).unlisted == (
+        "train/air drumming/_dbcJuKJQNs_000040_000051.mp4", "train/demo.mp4", "val/demo.mp4",
+    )  # fmt: skip
+    for clip in dataset.clips:
+        (root / clip.path).unlink()
+    assert f"6 of 6 listed clips are missing in {root}" in message("kinetics400", root, allow_missing=True)
+    put(root, "train.tar.gz")
+    for path in root.rglob("*.mp4"):
+        path.unlink()
+    assert "but archives (train.tar.gz): unpack them" in message("kinetics400", root)
+
+
+def test_kinetics_test_list_with_and_without_labels(tmp_path):
+    root = put_kinetics(tmp_path)
+    before = load_dataset("kinetics400", root)
+    rows = [f"{video},{start},{start + 10},test" for _, video, start, _ in TEST]
+    put(root, "test.csv", content="\n".join(["youtube_id,time_start,time_end,split", *rows]).encode())
+    assert load_dataset("kinetics400", root) == before
+    put(root, *(f"test/{kinetics_name(row)}.mp4" for row in TEST))
+    assert load_dataset("kinetics400", root) == before  # listed, so not unlisted, but of no use
+    put_kinetics_list(root / "test.csv", TEST, "test")
+    dataset = load_dataset("kinetics400", root)
+    assert dataset.splits == ("val", "test")
+    assert [clip.group for clip in dataset.select("test", "test")] == ["zzzzzzzzzz0", "zzzzzzzzzz1"]
+    assert dataset.select("test", "train") == tuple(c for c in dataset.clips if c.splits.get("val") == "train")
+    assert [clip.group for clip in dataset.select("val", "test")] == ["--nQbRBEz2s", "3B32lodo2M_"]
+    (root / f"test/{kinetics_name(TEST[0])}.mp4").unlink()
+    assert load_dataset("kinetics400", root).missing == (f"air drumming/{kinetics_name(TEST[0])}",)
+    (root / f"test/{kinetics_name(TEST[1])}.mp4").unlink()
+    assert load_dataset("kinetics400", root) == before  # nobody has to get the test videos
+
+
+def test_kinetics_videos_that_are_there_twice(tmp_path):
+    root = put_kinetics(tmp_path, "{side}")
+    first = load_dataset("kinetics400", root).clips[0]
+    name = Path(first.path).name
+    put(root, f"replacement/replacement_for_corrupted_k400/{name}", content=b"a whole video")
+    dataset = load_dataset("kinetics400", root)
+    assert dataset.video(dataset.clips[0]).read_bytes() == b"a whole video"
+    assert dataset.unlisted == ()
+    for clip in dataset.clips:  # what the mirror's script arranges by classes
+        link = root / "videos" / clip.path.split("/")[0] / clip.id.split("/")[0] / Path(clip.path).name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(root / clip.path)
+    assert load_dataset("kinetics400", root).fingerprint == dataset.fingerprint
+    put(root, f"train_256/{Path(dataset.clips[1].path).name}")
+    assert "share a name, 'train/" in message("kinetics400", root)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "row", "problem"),
+    [
+        ("train", 1, "label,id,time_start,time_end,split", "no column 'youtube_id'"),
+        ("train", 1, "youtube_id,time_start,time_end,split", "no column 'label'"),
+        ("val", 1, "<html>", "no column 'youtube_id'"),
+        ("train", 2, "air drumming,#NAME?,40,50,train", "'#NAME?' is no YouTube id"),
+        ("train", 3, "air drumming,_dbcJuKJQNt,50,40,train", "no seconds from '50' to '40'"),
+        ("train", 3, "air drumming,_dbcJuKJQNt,0:40,0:50,train", "no seconds from '0:40' to '0:50'"),
+        ("train", 3, "air drumming,_dbcJuKJQNt,40,50", "4 cells under 5 columns"),
+        ("train", 5, ",_dbcJuKJQNt,40,50,train", "'' is no class"),
+        ("train", 5, "air drumming,_dbcJuKJQNt,40,50,val", "a clip of 'val' in the list of train"),
+        ("train", 5, "abseiling,_dbcJuKJQNs,40,50,train", "_dbcJuKJQNs_000040_000050 is in class 'air drumming' too"),
+        ("val", 2, "air druming,_dbcJuKJQNt,40,50,val", "no class 'air druming' in train.csv (did you mean 'air dr"),
+        ("val", 3, "air drumming,-AbCdEfGhIj,70,80,val", "video -AbCdEfGhIj is in train.csv too"),
+    ],
+)
+def test_damaged_kinetics_lists(tmp_path, name, line, row, problem):
+    root = put_kinetics(tmp_path)
+    lines = (root / f"{name}.csv").read_text().splitlines()
+    lines[line - 1] = row
+    put(root, f"{name}.csv", content="\n".join(lines).encode())
+    says = message("kinetics400", root)
+    assert says.startswith(f"{root / name}.csv, line {line}: {problem}")
+    assert says.endswith(": get the lists again")
+
+
+def test_kinetics_lists_that_are_not_there(tmp_path):
+    assert "no official split lists (*train.csv)" in message("kinetics400", put(tmp_path / "none", "train/a.mp4"))
+    root = put_kinetics(tmp_path / "set")
+    put(root, "val.csv", content=b"label,youtube_id,time_start,time_end,split\n")
+    assert "val.csv names no clips" in message("kinetics400", root)
+    (root / "val.csv").unlink()
+    assert "has no val.csv" in message("kinetics400", root)
+    put(root, "val.csv", content="label\né".encode("latin-1"))
+    assert "save it as CSV in UTF-8" in message("kinetics400", root)
+
+
+def test_kinetics_and_ssv2_lists_are_compared_by_number(tmp_path):
+    dataset = load_dataset("kinetics400", put_kinetics(tmp_path))
+    assert unofficial(dataset).startswith("3 classes in place of 400, split val has 4 training and 2 test clips in pl")
+    for name in ("kinetics400", "ssv2"):
+        classes, splits = OFFICIAL[name]
+        listed = {split: official._replace(digest="of some list") for split, official in splits.items()}
+        names = tuple(map(str, range(classes)))
+        assert unofficial(Dataset(name, tmp_path, names, (), tuple(splits), "", listed=listed)) == ""
+        listed["val"] = listed["val"]._replace(test=5)
+        assert "and 5 test clips in place of" in unofficial(
+            Dataset(name, tmp_path, names, (), tuple(splits), "", listed=listed)
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- ssv2
+
+SSV2_CLASSES = {  # name -> number, as the labels file has them: the numbers are strings, in no order
+    "Pushing something from right to left": "2",
+    "Holding something next to something": "0",
+    "Pushing something from left to right": "1",
+    "Tilting something with something on it slightly so it doesn't fall down": "3",
+}
+SSV2 = {
+    "train": [("78687", "Holding [something] next to [something]"), ("9", "Pushing [something] from left to right")],
+    "validation": [("10", "Pushing [something] from right to left")],
+}
+ANSWERS = "\n".join(f"{number};{list(SSV2_CLASSES)[at]}" for number, at in (("12", 3), ("11", 1)))
+
+
+def put_ssv2(
+    root: Path, lists: str = "", prefix: str = "something-something-v2-", videos: str = "20bn-something-something-v2/"
+) -> Path:
+    """The data set as it is downloaded: the videos of the test list too."""
+    put(root, *(f"{videos}{number}.webm" for number in ("78687", "9", "10", "11", "12")))
+    contents: dict[str, object] = {"labels": SSV2_CLASSES, "test": [{"id": "11"}, {"id": "12"}]}
+    for name, rows in SSV2.items():
+        contents[name] = [
+            {"id": number, "label": template.lower().replace("[something]", "a cup"), "template": template,
+             "placeholders": ["a cup"]} for number, template in rows
+        ]  # fmt: skip
+    for name, content in contents.items():
+        put(root / lists, f"{prefix}{name}.json", content=json.dumps(content).encode())
+    return root
+
+
+@pytest.mark.parametrize("videos", ["20bn-something-something-v2/", "videos/20bn-something-something-v2/", ""])
+@pytest.mark.parametrize(("lists", "prefix"), [("", "something-something-v2-"), ("labels", ""), ("annotations", "")])
+def test_ssv2_layouts(tmp_path, lists, prefix, videos):
+    dataset = load_dataset("ssv2", put_ssv2(tmp_path, lists, prefix, videos))
+    assert dataset.classes == tuple(sorted(SSV2_CLASSES, key=lambda name: int(SSV2_CLASSES[name])))
+    assert dataset.splits == ("val",)
+    assert [(clip.id, clip.label) for clip in dataset.select("val", "train")] == [
+        ("Holding something next to something/78687", 0), ("Pushing something from left to right/9", 1),
+    ]  # fmt: skip
+    assert ids(dataset.select("val", "test")) == ["Pushing something from right to left/10"]
+    assert len({clip.group for clip in dataset.clips}) == 3
+    assert all(dataset.video(clip).stem == clip.id.split("/")[1] for clip in dataset.clips)
+    assert (dataset.missing, dataset.unlisted) == ((), ())  # the test list names its videos
+
+
+def test_ssv2_answers_make_a_test_split(tmp_path):
+    root = put_ssv2(tmp_path, "labels", "")
+    put(root, "labels/test-answers.csv", content=ANSWERS.encode())
+    dataset = load_dataset("ssv2", root)
+    assert dataset.splits == ("val", "test")
+    assert {clip.id.split("/")[1]: clip.label for clip in dataset.select("test", "test")} == {"11": 0, "12": 3}
+    assert parse_ssv2(root / "labels").unlabelled == frozenset()
+    (root / "labels/test-answers.csv").unlink()
+    assert parse_ssv2(root / "labels").unlabelled == {"11", "12"}
+    (root / "labels/test.json").unlink()
+    assert load_dataset("ssv2", root).unlisted == tuple(f"20bn-something-something-v2/{n}.webm" for n in (11, 12))
+
+
+def test_ssv2_must_be_whole_unless_said(tmp_path):
+    root = put_ssv2(tmp_path)
+    (root / "20bn-something-something-v2/9.webm").unlink()
+    assert "1 of 3 listed clips are missing" in message("ssv2", root)
+    dataset = load_dataset("ssv2", root, allow_missing=True)
+    assert dataset.missing == ("Pushing something from left to right/9",)
+    assert absent(dataset) == "1 listed clip is not on disk: 1 of 2 train clips of split val"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("labels.json", {}, ": an object of classes"),
+        ("labels.json", {"a": "0", "b": "0"}, ": 'a' and 'b' are both 0"),
+        ("labels.json", {"a": "0", "b": "2"}, ": class 'b' has the number '2'"),
+        ("labels.json", {"a": "first"}, ": class 'a' has the number 'first'"),
+        ("train.json", {"id": "1"}, ": a list of clips expected"),
+        ("train.json", [{"id": "1", "template": "Holding [something]"}, 7], ", entry 2: no number as id"),
+        ("train.json", [{"id": "1.webm"}], ", entry 1: no number as id"),
+        ("validation.json", [{"id": "1"}], ", entry 1 (id 1): no template"),
+        (
+            "validation.json",
+            [{"id": "1", "template": "Pushing [something] from left to rigth"}],
+            ", entry 1 (id 1): no class 'Pushing something from left to rigth' in the labels (did you mean 'Pushing so",
+        ),
+        ("validation.json", [{"id": 9, "template": SSV2["train"][1][1]}], ", entry 1 (id 9): clip 9 is in train.json"),
+        ("test-answers.csv", "11;Holding something next to something\n12\n", ", line 2: no id;class in '12'"),
+        ("test-answers.csv", "11;Holding something\n", ", line 1: no class 'Holding something' in the labels"),
+    ],
+)
+def test_damaged_ssv2_lists(tmp_path, name, content, problem):
+    root = put_ssv2(tmp_path, prefix="")
+    put(root, name, content=content.encode() if isinstance(content, str) else json.dumps(content).encode())
+    says = message("ssv2", root)
+    assert says.startswith(f"{root / name}{problem}")
+    assert says.endswith(": get the lists again")
+
+
+def test_ssv2_lists_that_are_not_there(tmp_path):
+    assert "no official split lists (*labels.json)" in message("ssv2", put(tmp_path / "none", "1.webm"))
+    root = put_ssv2(tmp_path / "set", prefix="")
+    put(root, "validation.json", content=b'[{"id": "10", ')
+    assert f"cannot read {root / 'validation.json'} (" in message("ssv2", root)
+    (root / "validation.json").unlink()
+    assert "has no validation.json" in message("ssv2", root)
+
+
+def test_labels_in_the_mirror(tmp_path):
+    names = (  # every class of Something-Something V2 with left or right in its name, and two others
+        "Plugging something into something but pulling it right out as you remove your hand",
+        "Pulling something from left to right", "Pulling something from right to left",
+        "Pushing something from left to right", "Pushing something from right to left",
+        "Tearing something just a little bit", "Putting something upright on the table",
+        "Turning the camera left while filming something", "Turning the camera right while filming something",
+    )  # fmt: skip
+    assert mirrored_labels(names) == (0, 2, 1, 4, 3, 5, 6, 8, 7)
+    assert mirrored_labels(names[::-1]) == (1, 0, 2, 3, 5, 4, 7, 6, 8)
+    assert mirrored_labels(("turn_left", "Left hook", "bright", "leftover", "turn_right", "Right hook")) == (
+        4, 5, 2, 3, 0, 1,
+    )  # fmt: skip
+    dataset = load_dataset("ssv2", put_ssv2(tmp_path))
+    assert dataset.mirrored == (0, 2, 1, 3)
+    shapes = load_dataset("motionshapes", tmp_path / "m")
+    assert shapes.mirrored == tuple(range(len(shapes.classes)))
+
+
 # ---------------------------------------------------------------------------------------------------------- weizmann
 
 
@@ -477,7 +808,9 @@ def test_names_and_roots(tmp_path, monkeypatch):
     assert load_dataset("folder", "data").clips[0].id == "a/0"
     with pytest.raises(ReproError, match="no folder data/folder"):
         load_dataset("folder")
-    assert list(DATASETS) == ["motionshapes", "weizmann", "ucf101", "hmdb51", "folder"]
+    assert list(DATASETS) == [
+        "motionshapes", "weizmann", "ucf101", "hmdb51", "kinetics400", "ssv2", "folder",
+    ]  # fmt: skip
 
 
 def test_select_names_the_nearest(tmp_path):

@@ -228,6 +228,32 @@ def test_own_videos_with_a_split_file(tmp_path, capsys):
     assert "read      0 videos" in out
 
 
+def test_kinetics_names_the_videos_that_vanished(tmp_path, capsys):
+    rows = {"train": [("abseiling", "-AbCdEfGhIj"), ("zumba", "_0123456789")], "val": [("zumba", "AbCdEfGhIj-")]}
+    gone = [f"gone{i:07d}" for i in range(30)]
+    for side, clips in rows.items():
+        every = clips + [("zumba", video) for video in gone if side == "train"]
+        lines = [f"{label},{video},5,15,{side}" for label, video in every]
+        (tmp_path / f"{side}.csv").write_text("\n".join(["label,youtube_id,time_start,time_end,split", *lines]))
+        (tmp_path / side).mkdir()
+        for i, (_, video) in enumerate(clips):
+            write_video(tmp_path / side / f"{video}_000005_000015.mp4", moving_texture(i, 0, 12, (64, 48)), 25)
+    status, out, _ = run(capsys, f"kinetics400 --root {tmp_path}")
+    assert status == 0
+    assert out.endswith("all that is there is sound and can be used\n")
+    assert "absent    30 listed clips are not on disk: 30 of 32 train clips of split val\n" in out
+    assert "clips     3 of 33" in out
+    assert len(below(out, "30 missing")) == 21
+    assert "cannot" not in out and "extra" not in out
+    names = [f"zumba/{video}_000005_000015" for video in gone]
+    assert below(run(capsys, f"kinetics400 --root {tmp_path} --all-names")[1], "30 missing") == names
+    for path in tmp_path.rglob("*.mp4"):
+        path.unlink()
+    status, out, err = run(capsys, f"kinetics400 --root {tmp_path}")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "33 of 33 listed clips are missing" in err
+
+
 def test_weizmann_manifest_names_a_video_that_is_not_there(tmp_path, capsys):
     for name in ("daria_run", "ido_run"):
         save_clip(tmp_path / f"{name}.avi", 0, 0)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from repro.data.catalog import MANIFEST, Dataset, load_dataset
+from repro.data.catalog import HELD_OUT, MANIFEST, Dataset, load_dataset
 from repro.errors import ReproError, nearest
 from repro.experiments import Lab, Progress
 from repro.flow.store import ClipStore
@@ -160,12 +160,13 @@ def committed() -> str:
 def splits_of(asked: str | None, known: tuple[str, ...]) -> list[str]:
     """Read a `splits` parameter: None or "default" (the first), "all", or names with commas between them.
 
-    All of Weizmann's are those that leave one person out: its manifest's split tests some of the same clips.
+    All of Weizmann's are those that leave one person out: its manifest's split tests some of the same clips. The split
+    of a test list, which trains on the same clips as the one of the validation list, has to be named.
     """
     if asked in (None, "", "default"):
         return [known[0]]
     if asked == "all":
-        return [split for split in known if split != MANIFEST] or list(known)
+        return [split for split in known if split not in (MANIFEST, HELD_OUT)] or list(known)
     chosen = [part.strip() for part in str(asked).split(",")]
     for part in chosen:
         if part not in known:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from repro.cli.console import Progress, duration, table
-from repro.data.catalog import DATASETS, Clip, Dataset, load_dataset
+from repro.data.catalog import DATASETS, Clip, Dataset, absent, load_dataset
 from repro.errors import ReproError
 from repro.flow.cost import estimate
 from repro.flow.extract import Report, extract
@@ -47,7 +47,17 @@ def info(options: Namespace) -> int:
     names = ", ".join(dataset.classes[:12]) + (", ..." if len(dataset.classes) > 12 else "")
     print(f"here      {dataset.root}, fingerprint {dataset.fingerprint}")
     print(f"classes   {len(dataset.classes)}: {names}")
-    print(f"clips     {len(dataset.clips)} in {len({c.group for c in dataset.clips})} groups\n")
+    print(f"clips     {len(dataset.clips)} in {len({c.group for c in dataset.clips})} groups")
+    turned = [
+        name for name, label in zip(dataset.classes, dataset.mirrored, strict=True) if name != dataset.classes[label]
+    ]
+    for what, text in (
+        ("absent", absent(dataset)),
+        ("mirrored", f"change their class: {'; '.join(turned)}" * bool(turned)),
+    ):
+        if text:
+            print(f"{what:9} {text}")
+    print()
     rows = []
     for split in dataset.splits:
         parts = [[c for c in dataset.clips if c.splits.get(split) == part] for part in ("train", "test")]

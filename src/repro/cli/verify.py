@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.cli.console import Progress, duration
-from repro.data.catalog import OFFICIAL, Dataset, load_dataset, unofficial
+from repro.data.catalog import DATASETS, OFFICIAL, Dataset, absent, load_dataset, unofficial
 from repro.data.index import NAME, Facts, inspect, read_index, write_index
 
 SHOWN = 20  # names of a list, unless all are asked for
@@ -55,10 +55,9 @@ def verify(options: Namespace) -> int:
     print(
         f"{'read':9} {len(todo)} videos in {duration(time.monotonic() - began)}, {len(paths) - len(todo)} known before"
     )
+    whole = "all that is there is sound" if dataset.missing else "everything is there"
     wrong = sum(len(finding.videos) for finding in found if finding.fatal)
-    print(
-        f"\n{wrong} {'thing' if wrong == 1 else 'things'} to mend" if wrong else "\neverything is there and can be used"
-    )
+    print(f"\n{wrong} {'thing' if wrong == 1 else 'things'} to mend" if wrong else f"\n{whole} and can be used")
     return 1 if wrong else 0
 
 
@@ -73,7 +72,7 @@ def findings(dataset: Dataset, index: Mapping[str, Facts]) -> list[Finding]:
     no_flow = {path: text for path, text in lengths.items() if sound[path].frames < FOR_FLOW}
     short = {path: text for path, text in lengths.items() if path not in no_flow}
     return [
-        Finding("missing, though a list names them", dataset.missing),
+        Finding("missing, though a list names them", dataset.missing, fatal=not DATASETS[dataset.name].missing),
         Finding("extra: on disk, but in no list, so never used; renamed?", dataset.unlisted, fatal=False),
         Finding("cannot be decoded", having({path: f.error for path, f in index.items() if f.error})),
         Finding(f"too short: fewer than {FOR_FLOW} frames have no flow", having(no_flow)),
@@ -139,10 +138,12 @@ def _summary(dataset: Dataset, index: Mapping[str, Facts]) -> list[tuple[str, st
         ("data set", f"{dataset.name} in {dataset.root}, {len(dataset.classes)} classes"),
         ("clips", f"{here} of {listed}" + (" rendered so far" if dataset.render else "")),
     ]
+    if why := absent(dataset):
+        lines.append(("absent", why))
     if dataset.name in OFFICIAL:
-        lines.append(
-            ("lists", f"not the official ones: {why}" if (why := unofficial(dataset)) else "the official ones")
-        )
+        counted = not all(split.digest for split in OFFICIAL[dataset.name][1].values())
+        same = "as many clips and classes as the official ones" if counted else "the official ones"
+        lines.append(("lists", f"not the official ones: {why}" if (why := unofficial(dataset)) else same))
     return [
         *lines,
         ("frames", f"{frames:,} in {hours:.1f} hours" if hours >= 1 else f"{frames:,} in {60 * hours:.1f} minutes"),

@@ -11,7 +11,7 @@ class SplitList(NamedTuple):
 
     train: int  # clips
     test: int
-    digest: str  # of which clip is on which side
+    digest: str  # of which clip is on which side; "" where nobody who has the official list computed it
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class DatasetInfo:
     size: str = "any"
     citation: str = "none"
     licence: str = "yours to know"
+    missing: str = ""  # why clips of the lists may be absent; "" where all must be there
+    mirroring: str = ""  # which classes turn into others when their clips are mirrored
 
 
 DATASETS: dict[str, DatasetInfo] = {
@@ -65,6 +67,37 @@ DATASETS: dict[str, DatasetInfo] = {
         citation="Kuehne et al., HMDB: A Large Video Database for Human Motion Recognition, ICCV 2011",
         licence="Creative Commons Attribution 4.0 according to its page; videos from films and the web",
     ),
+    "kinetics400": DatasetInfo(
+        title="Kinetics-400",
+        layout="<youtube_id>_<start>_<end>.mp4 (six digits each) in any folders up to three deep, such as "
+        "train/<label>/, val/<label>/, and {train,val,test}.csv beside them or in annotations/",
+        source="mirror of the Common Visual Data Foundation (cvdfoundation/kinetics-dataset on GitHub): lists and "
+        "videos; lists also on Google DeepMind's page 'Kinetics', videos also cut from YouTube by a crawler",
+        unpack="not tried here, from the mirror's own scripts: unpack the archives of train, val and test with "
+        "'tar zxf' into folders of these names in data/kinetics400, that of the replacements into replacement/, and "
+        "put train.csv, val.csv and test.csv into data/kinetics400; folders per class are not needed",
+        size="400 classes, clips of about 10 s of any size and rate; the mirror's lists name 246534 training and 19906 "
+        "validation clips, its archives with the test clips take about 435 GiB",
+        citation="Kay et al., The Kinetics Human Action Video Dataset, arXiv:1705.06950, 2017",
+        licence="lists: Creative Commons Attribution 4.0; videos: their owners', from YouTube",
+        missing="videos vanish from YouTube: what is not on disk is left out and counted, 'repro data verify "
+        "kinetics400 --all-names' names it",
+    ),
+    "ssv2": DatasetInfo(
+        title="Something-Something V2",
+        layout="20bn-something-something-v2/<number>.webm and {labels,train,validation,test}.json, beside it or in "
+        "labels/ or annotations/, with or without 'something-something-v2-' before their names",
+        source="page 'Something-Something' of Qualcomm's AI data sets (before: TwentyBN), after registration: 20 "
+        "archives of videos and one of labels",
+        unpack="not tried here, from instructions that others follow: in data/ssv2 unzip the archives, then "
+        "'cat 20bn-something-something-v2-?? | tar zx' makes 20bn-something-something-v2/; the labels unpack to "
+        "labels/",
+        size="174 classes, 220847 clips of some seconds, about 20 GB: 168913 training, 24777 validation, 27157 test",
+        citation="Goyal et al., The 'something something' video database, ICCV 2017 (version 2: 2018)",
+        licence="Qualcomm's data licence agreement for research use: read it before downloading",
+        mirroring="a class with left or right in its name turns into the one with right or left in its place, if there "
+        "is one: pulling, pushing, turning the camera",
+    ),
     "folder": DatasetInfo(
         title="your own videos",
         layout="<class>/<video>, at least two classes; optional split.csv with lines path,train or path,test",
@@ -72,7 +105,9 @@ DATASETS: dict[str, DatasetInfo] = {
     ),
 }
 
-# Classes, and training and test clips of each split, as the two official sets of lists have them.
+# Classes, and training and test clips of each split, as the official lists have them. UCF101 and HMDB51: computed from
+# these lists. Kinetics-400: rows of the lists as counted in the mirror's arrange_by_classes.py. Something-Something V2:
+# as cards of the data set state them.
 OFFICIAL: dict[str, tuple[int, dict[str, SplitList]]] = {
     "ucf101": (
         101,
@@ -90,4 +125,6 @@ OFFICIAL: dict[str, tuple[int, dict[str, SplitList]]] = {
             "3": SplitList(3570, 1530, "72584e048db90c86"),
         },
     ),
+    "kinetics400": (400, {"val": SplitList(246534, 19906, ""), "test": SplitList(246534, 39805, "")}),
+    "ssv2": (174, {"val": SplitList(168913, 24777, ""), "test": SplitList(168913, 27157, "")}),
 }

@@ -25,18 +25,21 @@ class File(NamedTuple):
     size: int  # bytes
 
 
-def scan(root: Path, base: str = "") -> dict[str, File]:
-    """Videos directly in `root`/`base` and one folder deep, keyed by id; hidden files are left out."""
+def scan(root: Path, base: str = "", depth: int = 1) -> dict[str, File]:
+    """Videos in `root`/`base` and up to `depth` folders deep, keyed by id; hidden files are left out."""
     found: dict[str, File] = {}
-    top = list(_entries(root / base))
-    folders = [("", top)] + [(f"{entry.name}/", list(_entries(entry.path))) for entry in top if entry.is_dir()]
-    for folder, entries in folders:
-        for entry in entries:
+    pending = [("", 0)]
+    while pending:
+        folder, level = pending.pop()
+        for entry in _entries(root / base / folder):
+            if level < depth and entry.is_dir():
+                pending.append((f"{folder}{entry.name}/", level + 1))
             stem, suffix = os.path.splitext(entry.name)
             if suffix.lower() not in SUFFIXES or not entry.is_file():
                 continue
             path = f"{base}/{folder}{entry.name}".lstrip("/")
-            if any("\ud800" <= char <= "\udfff" for char in path):  # how Python shows bytes that are not UTF-8
+            # Python shows bytes that are not UTF-8 as surrogates.
+            if not path.isascii() and any("\ud800" <= char <= "\udfff" for char in path):
                 raise ReproError(f"the file name {path!a} in {root} is not valid UTF-8: rename the file")
             id_ = unicodedata.normalize("NFC", folder + stem)  # macOS hands out decomposed names
             if id_ in found:
@@ -50,14 +53,20 @@ def _entries(folder: str | os.PathLike[str]) -> Iterable[os.DirEntry[str]]:
         yield from (entry for entry in entries if not entry.name.startswith("."))
 
 
-def table_rows(path: Path) -> list[list[str]]:
-    """Rows of a CSV file, blanks stripped, empty ones dropped; a byte-order mark (Excel) is no part of the first."""
+def numbered_rows(path: Path, delimiter: str = ",") -> list[tuple[int, list[str]]]:
+    """(line, cells) of a CSV file, blanks stripped, empty rows dropped; a byte-order mark (Excel) is no cell's part."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [[cell.strip() for cell in row] for row in csv.reader(file)]
+            reader = csv.reader(file, delimiter=delimiter)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ReproError(f"cannot read {path} ({error}): save it as CSV in UTF-8") from error
-    return [row for row in rows if any(row)]
+    return [(line, row) for line, row in rows if any(row)]
+
+
+def table_rows(path: Path) -> list[list[str]]:
+    """Rows of a CSV file as in `numbered_rows`, without their lines."""
+    return [row for _, row in numbered_rows(path)]
 
 
 def table_splits(path: Path, rows: Sequence[Sequence[str]], columns: tuple[int, int]) -> dict[str, str]:
@@ -80,6 +89,7 @@ class Lists(NamedTuple):
     classes: tuple[str, ...]
     labels: dict[str, int]
     splits: dict[str, dict[str, str]]  # "1" -> id -> "train" | "test"; ids in neither are absent
+    unlabelled: frozenset[str] = frozenset()  # file names without suffix that a list names and gives no class
 
 
 def parse_ucf101(folder: str | Path) -> Lists:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from repro.costs import Estimate, together
-from repro.data.catalog import DATASETS, load_dataset, unofficial
+from repro.data.catalog import DATASETS, absent, load_dataset, unofficial
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab, seeds_of
 from repro.papers import PAPERS, Paper
@@ -151,6 +151,8 @@ class Chapter:
         ]
         if different := unofficial(d):
             lines.append(f"These are not the official lists: {different}.")
+        if gone := absent(d):
+            lines.append(f"{gone[0].upper()}{gone[1:]}.")
         if not self.trains:
             return "\n".join([*lines, "Results recorded for this data set are used; one run is repeated live."])
         estimate = self.estimate()
