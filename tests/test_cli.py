@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from repro import setup
 from repro.cli import console, main, tools
+from repro.cli import results as cli_results
 from repro.data.catalog import load_dataset
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab
@@ -32,7 +34,7 @@ from repro.setup import committed, open_lab, recorded_folder, runs_folder, split
 def experiments(preset: str, dataset: str, weights: str = "auto") -> dict[str, Experiment]:
     tiny = Experiment(
         paper="paper", name="tiny", preset=preset, config={"weights": "none"}, recipe=replace(RECIPE, iterations=3),
-        sampling=SAMPLING, protocol="smoke", build=tiny_net,
+        sampling=SAMPLING, protocol="smoke", build=tiny_net, weights=weights,
     )  # fmt: skip
     return {"tiny": tiny, "other": replace(tiny, name="other", config={"weights": "none", "x": 1})}
 
@@ -325,6 +327,28 @@ def test_changed_recipes_and_folds_do_not_pass_for_the_chapter_s(capsys):
     assert "1 repeats" in capsys.readouterr().out
 
 
+def test_a_row_s_command_has_the_weights_that_were_asked_for(capsys):
+    assert repro(f"{TRAIN} --weights none") == 0
+    [(_, row)] = rows(runs_folder())
+    assert row["command"].endswith(" --preset small --weights none")
+    capsys.readouterr()
+    assert repro(row["command"].removeprefix("repro ")) == 0
+    assert "0 runs to train" in capsys.readouterr().out
+
+
+def test_a_single_file_does_not_serve_several_base_networks(capsys):
+    Path("resnet50.pth").touch()
+    line = "train heterogeneous --all --dataset folder --preset smoke --device cpu --weights"
+    assert repro(f"{line} resnet50.pth") == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "give a folder" in err
+    assert err.endswith("missing: resnet101, resnet152, bn_inception\n")
+    Path("weights").mkdir()
+    Path("resnet50.pth").rename("weights/resnet50.pth")
+    assert repro(f"{line} weights") == 2
+    assert capsys.readouterr().err.endswith("missing: resnet101, resnet152, bn_inception\n")
+
+
 def test_recording_needs_committed_code(capsys, monkeypatch, tmp_path):
     for found, message in (("unknown", "no git commit is known"), ("0123456789ab+dirty", "source files differ")):
         monkeypatch.setattr(setup, "commit", lambda found=found: found)
@@ -407,6 +431,46 @@ def test_verifying_a_training_on_images_and_what_starts_from_it(capsys, monkeypa
             path.write_text(json.dumps(row))
     assert repro("results verify paper") == 1
     assert verdict(capsys) == "2 repeats, 1 stale"
+
+
+def test_verifying_skips_what_starts_from_long_trainings_that_are_missing(capsys, monkeypatch, tmp_path):
+    def both(preset: str, dataset: str, weights: str = "auto") -> dict[str, Experiment]:
+        tiny = experiments(preset, dataset)["tiny"]
+        second = replace(tiny, config={"x": 2}, start=(tiny,), begin=lambda model, s: model.load_state_dict(s[0]))
+        return {"tiny": tiny, "second": replace(second, name="second"), "third": replace(second, name="third",
+                config={"x": 3})}  # fmt: skip
+
+    monkeypatch.setitem(PAPERS, "paper", replace(PAPERS["paper"], experiments=both))
+    assert repro("train paper --all --dataset folder") == 0
+    checkpoints = tmp_path / "runs" / "checkpoints"
+    shutil.rmtree(checkpoints)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_results, "CHEAP", -1.0)
+        capsys.readouterr()
+        assert repro("results verify paper") == 0
+        out = capsys.readouterr().out
+        assert out.count("starts missing: tiny, about 0 s to train") == 2
+        assert out.splitlines()[-2] == "2 starts missing, 1 repeats"
+        assert out.splitlines()[-1] == "--train-starts also trains the starts that are missing: 1 trainings, about 0 s"
+        assert not checkpoints.exists(), "nothing was trained"
+        assert repro("results verify paper --train-starts") == 0
+        assert verdict(capsys) == "3 repeats"
+        assert repro("results verify paper") == 0
+        assert verdict(capsys) == "3 repeats", "now they are at hand"
+    shutil.rmtree(checkpoints)
+    assert repro("results verify paper") == 0
+    assert verdict(capsys) == "3 repeats", "what takes seconds is trained unasked"
+
+
+def test_verifying_on_another_device_than_the_starts(capsys):
+    assert repro(TRAIN) == 0
+    [(path, row)] = rows(runs_folder())
+    row["provenance"]["device"] = "A GPU + cpu"
+    path.write_text(json.dumps(row))
+    capsys.readouterr()
+    assert repro("results verify") == 0
+    out = capsys.readouterr().out
+    assert "other device: recorded on A GPU + cpu" in out and "\n1 other device\n" in out
 
 
 def test_predicting(capsys, videos, tmp_path):

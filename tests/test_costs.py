@@ -10,7 +10,7 @@ import torch
 from fakes import RECIPE, SAMPLING, tiny_net
 from test_extract import make_dataset, open_store
 
-from repro.costs import RATES, Estimate, duration, run_cost, size, together
+from repro.costs import RATES, Estimate, Price, duration, run_cost, size, together
 from repro.data.index import Facts
 from repro.flow import cost
 from repro.flow.cost import estimate
@@ -69,6 +69,15 @@ def test_splits_share_frames_and_flow() -> None:
     two = Estimate(1, 50, 45, 0.5, 1.0, 1.5, 2.0, 2, 3)
     assert together([two, one]) == Estimate(3, 100, 90, 1.0, 2.0, 4.5, 6.0, 5, 9)
     assert together([]) == Estimate() and one.seconds == 10.0
+
+
+def test_splits_share_trainings_on_generated_images() -> None:
+    images = {"a": Price(1.0, 0.5, 2), "b": Price(0.25, 0.0, 1)}
+    one = Estimate(2, 100, 90, 1.0, 2.0, 3.0, 4.0, 5, 6, {"a": images["a"]})
+    two = Estimate(2, 100, 90, 1.0, 2.0, 3.0, 4.0, 5, 6, images)
+    assert together([one, two]) == together([two, one]) == Estimate(3, 100, 90, 1.0, 2.0, 5.0, 7.5, 5, 10, images)
+    assert together([one, one, two, two]).runs == 4, "each once"
+    assert together([together([one, two]), two]) == together([one, two, two]), "groups may be put together again"
 
 
 def test_every_stage_has_a_line() -> None:

@@ -1,6 +1,7 @@
 """Memoised runs on a tiny data set of real video files: what is trained when, under which key, and what is filed."""
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import torch
 from fakes import RECIPE, SAMPLING, TinyNet, make_clips, save_clip, tiny_net
 
 import repro.experiments
+from repro.costs import together
 from repro.data.catalog import Clip, Dataset, load_dataset
 from repro.data.clips import Sampling
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab, fold_of, seeds_of, thin
 from repro.flow.store import ClipStore
 from repro.flow.tvl1 import backend_name
-from repro.results import Library, Result, rows
+from repro.results import Library, Result, comparable, rows
+from repro.training import save_atomically
 
 EXPERIMENT = Experiment(
     paper="paper", name="tiny", preset="small", config={"width": 0.25}, recipe=replace(RECIPE, iterations=4),
@@ -96,6 +99,8 @@ def test_what_is_filed(lab):
     assert row["command"] == "repro train paper tiny --dataset folder --split stratified --seeds 3 --preset small"
     fold = replace(EXPERIMENT, fold=(0, 2))
     assert lab.run(fold, 3).row["command"].endswith(" --fold 1/2")
+    given = lab.run(replace(EXPERIMENT, config={}, weights="my weights.pth"), 3).row["command"]
+    assert shlex.split(given)[-2:] == ["--weights", "my weights.pth"]
 
 
 def test_logits_are_those_of_the_trained_network(lab):
@@ -295,6 +300,50 @@ def test_a_start_that_ends_differently_on_another_processor(lab):
     assert lab.drifted(third, 1)
 
 
+def on_a_gpu(lab: Lab, experiment: Experiment, seed: int, devices: list[str] | None) -> None:
+    """Rewrite a run's checkpoint as if these devices had trained it; None: as checkpoints were before they said so."""
+    path = lab.runs_dir / "checkpoints" / lab.key(experiment, seed) / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    del state["devices"]
+    save_atomically(state | ({"devices": devices} if devices else {"cuda_rng": state["rng"]}), path)
+
+
+@pytest.mark.parametrize(("devices", "name"), [(["A GPU"], "A GPU"), (None, "cuda")])
+def test_a_row_says_what_its_starts_were_trained_on(lab, devices, name):
+    lab.run(EXPERIMENT, 1)
+    on_a_gpu(lab, EXPERIMENT, 1, devices)
+    third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
+    for experiment in (SECOND, third):
+        row = lab.run(experiment, 1).row
+        assert row["provenance"]["device"] == f"{name} + cpu"
+        assert not comparable(row, "cpu") and not comparable(row, "cuda")
+        assert lab.drifted(experiment, 1), "no page compares its losses"
+    lab.forget(EXPERIMENT, 1)
+    derived = lab.derived(SECOND, 1, "x", {}, [], lambda *_: {})
+    assert derived.row["provenance"]["device"] == f"{name} + cpu", "the start is gone and still known"
+    assert lab.library.get(lab.key(EXPERIMENT, 1)).row["provenance"]["device"] == "cpu", "that was trained here"
+
+
+def test_a_recorded_run_whose_start_here_is_of_another_device(lab):
+    lab.run_all([(EXPERIMENT, 1), (SECOND, 1)])
+    assert not lab.drifted(SECOND, 1)
+    on_a_gpu(lab, EXPERIMENT, 1, ["A GPU"])
+    assert lab.drifted(SECOND, 1)
+
+
+def test_a_run_that_another_device_began_or_finished(lab):
+    def interrupt(what: str, done: int, total: int) -> None:
+        if what == "tiny test":
+            raise KeyboardInterrupt
+
+    lab.progress = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(EXPERIMENT, 1)
+    lab.progress = None
+    on_a_gpu(lab, EXPERIMENT, 1, ["A GPU"])
+    assert lab.run(EXPERIMENT, 1).row["provenance"]["device"] == "A GPU + cpu"
+
+
 def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path):
     lab = fixed_lab(tmp_path)
     other = replace(EXPERIMENT, recipe=replace(EXPERIMENT.recipe, lr=0.7))
@@ -330,7 +379,13 @@ def test_a_training_on_generated_images(lab, root, store, tmp_path):
     assert lab.verify(IMAGES, 1)
     elsewhere = replace(lab.dataset, name="other", fingerprint="0")
     assert Lab(elsewhere, store, Library(tmp_path), split="x", runs_dir=tmp_path).key(IMAGES, 3) == result.key
-    assert lab.estimate([(replace(IMAGES, recipe=RECIPE), 1)]).runs == 1
+    longer = replace(IMAGES, recipe=RECIPE)
+    assert lab.estimate([(longer, 1)]).runs == 1
+    both = [lab.estimate([(longer, 1), (replace(SECOND, start=(longer,)), seed)]) for seed in (1, 2)]
+    assert [part.runs for part in both] == [2, 2] and together(both).runs == 3, "one pre-training serves all splits"
+    assert together(both).train_seconds == pytest.approx(
+        both[0].train_seconds + lab.estimate([(replace(SECOND, start=()), 1)]).train_seconds
+    )
     second = replace(SECOND, start=(IMAGES,), begin=lambda model, states: None)
     assert replace(second, fold=(0, 2)).starts() == (IMAGES,)
     lab.run(second, 1)
@@ -411,6 +466,47 @@ def test_estimates(root, tmp_path):
     assert after.train_seconds == pytest.approx(before.train_seconds / 2)
     assert lab.estimate([(EXPERIMENT, 1)]).train_seconds == 0
     assert str(after).startswith("1 runs to train and test (0 s), 0 frames to decode (0 s), 0 flow fields to compute")
+
+
+def test_estimates_read_each_checkpoint_once_and_no_weights(lab, monkeypatch):
+    read, load = [], torch.load
+
+    def counted(path, **options):
+        read.append((Path(path).parent.name, options.get("mmap")))
+        return load(path, **options)
+
+    lab.network(EXPERIMENT, 1)
+    others = [replace(SECOND, name=f"second {i}", config={"phase": i}) for i in range(3)]
+    monkeypatch.setattr(torch, "load", counted)
+    for _ in range(2):
+        assert lab.estimate([(e, 1) for e in others]).runs == 3
+        assert lab.unfinished_starts(others[0], 1) == []
+    assert read == [(lab.key(EXPERIMENT, 1), True)]
+    lab.forget(EXPERIMENT, 1)
+    assert lab.estimate([(e, 1) for e in others]).runs == 4
+
+
+def test_what_has_to_be_trained_before_runs_can_begin(lab):
+    third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
+    assert lab.cost_of_starts([(EXPERIMENT, 1)]).runs == 0
+    cost = lab.cost_of_starts([(third, 1), (SECOND, 1)])
+    whole = lab.estimate([(EXPERIMENT, 1), (SECOND, 1)])
+    assert (cost.runs, cost.test_seconds) == (2, 0.0)
+    assert cost.train_seconds == pytest.approx(whole.train_seconds) and whole.test_seconds > 0
+    lab.run_all([(third, 1), (SECOND, 1)])
+    lab.forget(EXPERIMENT, 1)
+    assert lab.cost_of_starts([(third, 1)]).runs == 0
+    lab.forget(SECOND, 1)
+    assert lab.cost_of_starts([(third, 1)]).runs == 2, "rows are no networks"
+
+
+def test_weights_that_cannot_serve_all_base_networks_are_an_error_before_anything_runs(lab, tmp_path):
+    runs = [(replace(EXPERIMENT, config={"b": b}, backbone=b, weights=str(tmp_path / "resnet50.pth")), 1)
+            for b in ("resnet50", "vgg19")]  # fmt: skip
+    (tmp_path / "resnet50.pth").touch()
+    assert lab.estimate(runs[:1]).runs == 1
+    with pytest.raises(ReproError, match="give a folder: .* missing: vgg19$"):
+        lab.estimate(runs)
 
 
 def test_seeds():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from repro.errors import ReproError
-from repro.results import TOLERANCE, Library, Result, provenance, read, repeats, rows, run_key, write
+from repro.results import TOLERANCE, Library, Result, comparable, provenance, read, repeats, rows, run_key, write
 
 DECIDES = {
     "paper": "stilt", "config": {"width": 0.25, "streams": "both", "layers": [1, 2]}, "recipe": {"lr": 0.05},
@@ -168,6 +168,15 @@ def test_the_library_finds_own_and_recorded_results(tmp_path):
     assert library.get("c" * 16).row["seed"] == 5
     assert "c" * 16 in Library(own, recorded)
     assert "a" * 16 not in Library(tmp_path / "nowhere", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "cpu", "cuda"),
+    [("cpu", True, False), ("A GPU", False, True), ("A GPU + cpu", False, False), ("A GPU + B GPU", False, True)],
+)
+def test_losses_are_compared_with_those_of_the_same_kind_of_device(device, cpu, cuda):
+    row = {"provenance": {"device": device}}
+    assert (comparable(row, "cpu"), comparable(row, "cuda")) == (cpu, cuda)
 
 
 def test_provenance():

@@ -20,6 +20,7 @@ from repro.training import (
     TrainingError,
     load_checkpoint,
     pick_device,
+    read_history,
     save_atomically,
     sum_of_losses,
     train,
@@ -292,6 +293,24 @@ def test_a_damaged_checkpoint(tmp_path, damage):
         train(TinyNet(), samples, RECIPE, run_dir=tmp_path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_says_which_devices_trained_it(tmp_path):
+    model, samples = fresh_run()
+    history = train(model, samples, RECIPE, run_dir=tmp_path, stop_after=2, begun_on=["A GPU", "cpu", "A GPU"])
+    assert history.devices == ("A GPU", "cpu")
+    read = read_history(tmp_path / "checkpoint.pt")
+    assert (read.losses, read.devices, read.resumed_at) == (history.losses, history.devices, 2)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    save_atomically(state | {"devices": ["B GPU"]}, tmp_path / "checkpoint.pt")
+    assert train(TinyNet(), samples, RECIPE, run_dir=tmp_path, stop_after=2).devices == ("B GPU",), "nothing is trained"
+    assert train(TinyNet(), samples, RECIPE, run_dir=tmp_path).devices == ("B GPU", "cpu")
+    assert read_history(tmp_path / "checkpoint.pt").devices == ("B GPU", "cpu")
+    read_history(tmp_path / "checkpoint.pt").losses.clear()
+    assert len(read_history(tmp_path / "checkpoint.pt").losses) == RECIPE.iterations
+    (tmp_path / "checkpoint.pt").write_bytes(b"no")
+    with pytest.raises(ReproError, match="no readable checkpoint .*: delete it to start anew"):
+        read_history(tmp_path / "checkpoint.pt")
 
 
 def test_checkpoints_replace_each_other_whole(tmp_path):

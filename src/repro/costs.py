@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from repro.data.catalog import Clip, Dataset
 from repro.data.clips import Sampling
 from repro.evaluation import protocol
+from repro.flow.cost import estimate as estimate_flow
+from repro.flow.store import ClipStore
+from repro.identity import Experiment
 from repro.models.count import multiply_adds, parameters
+from repro.models.weight_files import check_weights
 from repro.training import Recipe
 
 # Multiply-adds a second that training reaches: one CPU thread (measured 36e9 for a quarter-width ResNet-50, halved
@@ -20,9 +27,33 @@ VIEWS = {"centre": 1.3, "ten": 10.0, "full": 1.3, "full+flip": 3.0}  # crops' wo
 ROW_BYTES = 60  # of a result, for a clip: id, group, label and scores
 
 
+class Price(NamedTuple):
+    """What one run costs: seconds to train and to test it, and the bytes that it leaves."""
+
+    train: float
+    test: float
+    left: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run that is to be done, on these training and test clips (none: on generated images).
+
+    `key` is the run's; runs that differ by their seed alone cost the same and are `like` each other.
+    """
+
+    experiment: Experiment
+    key: str
+    like: str
+    clips: tuple[Sequence[Clip], Sequence[Clip]]
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """Rough cost of the runs that are not done: seconds on this machine, bytes on its disk."""
+    """Rough cost of the runs that are not done: seconds on this machine, bytes on its disk.
+
+    `shared` are those of the runs, by key, that any other split needs too: trainings on generated images.
+    """
 
     runs: int = 0
     frames: int = 0  # to decode
@@ -33,6 +64,7 @@ class Estimate:
     test_seconds: float = 0.0
     store_bytes: int = 0
     run_bytes: int = 0  # checkpoints and results
+    shared: Mapping[str, Price] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -65,26 +97,82 @@ class Estimate:
 
 
 def together(parts: Iterable[Estimate]) -> Estimate:
-    """The cost of several splits of one data set: each is trained, frames and flow are shared."""
+    """The cost of several splits of one data set: each is trained, frames and flow are shared.
+
+    So are trainings on generated images, which count once.
+    """
     parts = list(parts)
-    shared = max(parts, key=lambda e: e.frames, default=Estimate())
+    most = max(parts, key=lambda e: e.frames, default=Estimate())
+    known: dict[str, Price] = {}
+    again: list[Price] = []  # of shared runs, every time but the first
+    for part in parts:
+        again += [price for key, price in part.shared.items() if key in known]
+        known |= part.shared
     return Estimate(
-        runs=sum(e.runs for e in parts),
-        frames=shared.frames,
-        pairs=shared.pairs,
-        decode_seconds=shared.decode_seconds,
-        flow_seconds=shared.flow_seconds,
-        train_seconds=sum(e.train_seconds for e in parts),
-        test_seconds=sum(e.test_seconds for e in parts),
-        store_bytes=shared.store_bytes,
-        run_bytes=sum(e.run_bytes for e in parts),
+        runs=sum(e.runs for e in parts) - len(again),
+        frames=most.frames,
+        pairs=most.pairs,
+        decode_seconds=most.decode_seconds,
+        flow_seconds=most.flow_seconds,
+        train_seconds=sum(e.train_seconds for e in parts) - sum(p.train for p in again),
+        test_seconds=sum(e.test_seconds for e in parts) - sum(p.test for p in again),
+        store_bytes=most.store_bytes,
+        run_bytes=sum(e.run_bytes for e in parts) - sum(p.left for p in again),
+        shared=known,
     )
+
+
+def estimate(work: Sequence[Work], dataset: Dataset, store: ClipStore, *, given_flow: bool, device: str) -> Estimate:
+    """What runs on clips of one data set cost, with decoding and flow that the store does not hold.
+
+    `given_flow`: somebody else extracted the flow. ReproError where the starting weights that somebody asked for cannot
+    serve all base networks, or do not fit.
+    """
+    _check_weights(w.experiment for w in work)
+    clips = {c.id: c for w in work for part in w.clips for c in part}
+    stored = estimate_flow(dataset, store, list(clips.values()), given_flow=given_flow)
+    cores = extractors(stored.clips)
+    different = {w.like: w for w in work}  # building a network takes time
+    prices = {like: _price(w, len(dataset.classes), device) for like, w in different.items()}
+    return Estimate(
+        runs=len(work),
+        frames=stored.frames,
+        pairs=stored.pairs,
+        decode_seconds=stored.decode_seconds / cores,
+        flow_seconds=stored.flow_seconds / cores,
+        train_seconds=sum(prices[w.like].train for w in work),
+        test_seconds=sum(prices[w.like].test for w in work),
+        store_bytes=stored.bytes,
+        run_bytes=sum(prices[w.like].left for w in work),
+        shared={w.key: prices[w.like] for w in work if w.experiment.images},
+    )
+
+
+def extractors(absent: int) -> int:
+    """How many processes extract that many clips: starting one costs what some clips do."""
+    return min(os.cpu_count() or 1, 1 + absent // 48)
+
+
+def _check_weights(experiments: Iterable[Experiment]) -> None:
+    needed: dict[str, dict[str, None]] = {}  # weights -> base networks, in order
+    for e in experiments:
+        if e.backbone:
+            needed.setdefault(e.weights, {})[e.backbone] = None
+    for weights, backbones in needed.items():
+        check_weights(weights, list(backbones))
+
+
+def _price(work: Work, classes: int, device: str) -> Price:
+    e = work.experiment
+    on: Iterable[Sized] = map(e.textures, ("train", "test")) if e.images else work.clips
+    train, test = map(len, on)
+    return run_cost(e.network(classes), e.recipe, e.sampling, e.protocol, (train, test), device)
 
 
 def run_cost(
     model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, clips: tuple[int, int], device: str
-) -> tuple[float, float, int]:
-    """Seconds to train a network and to test it, and the bytes that it leaves.
+) -> Price:
+    """What it costs to train a network and to test it.
 
     `views` names the test protocol; `clips` are the numbers of training and of test clips, all of which are scored;
     `device` is "cpu" or "cuda".
@@ -97,7 +185,7 @@ def run_cost(
     train = 3 * snippet * recipe.iterations * recipe.batch * s.snippets  # forward, and twice that backward
     test = snippet * sum(clips) * seen.snippets * VIEWS[seen.views]
     left = 2 * 4 * parameters(model) + sum(clips) * ROW_BYTES  # weights and momentum, 4 bytes each
-    return train / RATES[device], test / RATES[device], left
+    return Price(train / RATES[device], test / RATES[device], left)
 
 
 def duration(seconds: float) -> str:

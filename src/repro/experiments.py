@@ -8,112 +8,35 @@ files it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
-import os
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from repro.costs import Estimate, run_cost
+from repro.costs import Estimate, Work, estimate, extractors
 from repro.data.catalog import Clip, Dataset
-from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
-from repro.data.textures import Textures
+from repro.data.clips import EndlessOrder, TrainingSamples
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol, score
-from repro.flow.cost import estimate as estimate_flow
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
+from repro.identity import Experiment, States, fold_of, seeds_of, thin
 from repro.processes import each
-from repro.results import FIRST, TOLERANCE, Library, Result, provenance, repeats, run_key
-from repro.training import History, Recipe, load_checkpoint, pick_device, train
+from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, provenance, repeats, run_key
+from repro.training import History, device_name, load_checkpoint, pick_device, read_history, train
+
+__all__ = ["IMAGES", "Experiment", "Lab", "Progress", "States", "fold_of", "seeds_of", "thin"]
 
 Progress = Callable[[str, int, int], None]
-States = Sequence[Mapping[str, Tensor]]  # the weights that runs ended with
 IMAGES = "textures"  # what rows of a training on generated images call their data set
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One row of a paper's tables as something that can be trained.
-
-    `build(num_classes)` makes the network; like the name it does not enter the key. `per_class` keeps that many clips
-    of each class for training and for testing; `fold` (k, n) trains on all but the k-th of n group-wise folds of the
-    training clips and tests on that fold, which is how recipes are tuned without looking at test clips.
-
-    `start` are experiments that come first, with the same seed, split and fold: `begin(model, states)` puts their
-    weights into the network. `images` (arguments of `Textures`, with a `seed` that all runs share) trains on generated
-    images instead of clips: a pre-training for others to start from.
-    """
-
-    paper: str
-    name: str
-    preset: str
-    config: Mapping[str, Any]
-    recipe: Recipe
-    sampling: Sampling
-    protocol: str
-    build: Callable[[int], nn.Module] = field(compare=False, repr=False)
-    per_class: tuple[int, int] | None = None
-    fold: tuple[int, int] | None = None
-    start: tuple[Experiment, ...] = ()
-    begin: Callable[[nn.Module, States], None] | None = field(default=None, compare=False, repr=False)
-    images: Mapping[str, Any] | None = None
-
-    def starts(self) -> tuple[Experiment, ...]:
-        """The experiments that come first, on the same clips; in a fold they bear its name too."""
-        _, slash, fold = self.name.partition("/")
-        return tuple(
-            e
-            if e.images
-            else dataclasses.replace(e, name=f"{e.name}{slash}{fold}", per_class=self.per_class, fold=self.fold)
-            for e in self.start
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the outcome, as plain values."""
-        out: dict[str, Any] = {
-            "paper": self.paper,
-            "config": dict(self.config),
-            "recipe": dataclasses.asdict(self.recipe),
-            "sampling": {k: v for k, v in dataclasses.asdict(self.sampling).items() if v is not None},
-            "protocol": self.protocol,
-        }
-        if self.per_class:
-            out["per_class"] = list(self.per_class)
-        if self.fold:
-            out["fold"] = list(self.fold)
-        if self.start:
-            out["start"] = [e.identity() for e in self.starts()]
-        if self.images:
-            out["images"] = dict(self.images)
-        plain: dict[str, Any] = json.loads(json.dumps(out))  # as it is read back: lists for tuples
-        return plain
-
-
-def fold_of(groups: Iterable[str], folds: int) -> dict[str, int]:
-    """Assign each group to one of `folds` folds of nearly equal size, by the order of a hash of its name."""
-    ordered = sorted(set(groups), key=lambda g: hashlib.blake2b(g.encode()).digest())
-    return {group: i % folds for i, group in enumerate(ordered)}
-
-
-def thin(clips: Sequence[Clip], per_class: int) -> tuple[Clip, ...]:
-    """Keep `per_class` clips of each label, chosen by a hash of the id."""
-    kept: dict[int, list[Clip]] = {}
-    for clip in sorted(clips, key=lambda c: hashlib.blake2b(c.id.encode()).digest()):
-        chosen = kept.setdefault(clip.label, [])
-        if len(chosen) < per_class:
-            chosen.append(clip)
-    return tuple(sorted((c for group in kept.values() for c in group), key=lambda c: c.id))
 
 
 class Lab:
@@ -178,71 +101,44 @@ class Lab:
         """Whether the run is in the library already."""
         return self.key(experiment, seed) in self.library
 
-    # -- cost -------------------------------------------------------------------------------------------------------
+    # -- what is to be done -----------------------------------------------------------------------------------------
 
-    def estimate(self, runs: Sequence[tuple[Experiment, int]]) -> Estimate:
-        """What the runs of the list that are not in the library would cost."""
-        todo = self._todo(runs)
-        clips = {c.id: c for e, _ in todo for part in self.clips(e) for c in part}
-        stored = estimate_flow(self.dataset, self.store, list(clips.values()), given_flow=self.flow_root is not None)
-        cores = self._extractors(stored.clips)
-        different = {self.key(e, 0): e for e, _ in todo}  # seeds cost the same, and building a network takes time
-        costs = {key: self._run_cost(e) for key, e in different.items()}
-        train, test, left = (sum(costs[self.key(e, 0)][i] for e, _ in todo) for i in range(3))
-        return Estimate(
-            runs=len(todo),
-            frames=stored.frames,
-            pairs=stored.pairs,
-            decode_seconds=stored.decode_seconds / cores,
-            flow_seconds=stored.flow_seconds / cores,
-            train_seconds=train,
-            test_seconds=test,
-            store_bytes=stored.bytes,
-            run_bytes=round(left),
-        )
+    def estimate(self, runs: Iterable[tuple[Experiment, int]]) -> Estimate:
+        """What the runs of the list that are not in the library would cost.
+
+        ReproError where the starting weights somebody asked for do not serve all of them.
+        """
+        return self._cost(self._todo(runs))
+
+    def cost_of_starts(self, runs: Iterable[tuple[Experiment, int]]) -> Estimate:
+        """What has to be trained before these runs can begin: what they start from and is not at hand; not tested."""
+        found = self._in_order(start for run in runs for start in self._absent_starts(*run))
+        return dataclasses.replace(self._cost(found), test_seconds=0.0)
+
+    def _cost(self, todo: Sequence[tuple[Experiment, int]]) -> Estimate:
+        work = [Work(e, self.key(e, seed), self.key(e, 0), self.clips(e)) for e, seed in todo]
+        given = self.flow_root is not None
+        return estimate(work, self.dataset, self.store, given_flow=given, device=self.device.type)
 
     def _todo(self, runs: Iterable[tuple[Experiment, int]]) -> list[tuple[Experiment, int]]:
         """Those that are not done, each once, and before them what they start from, unless its network is kept."""
+        return self._in_order(run for run in runs if not self.has(*run))
+
+    def _in_order(self, runs: Iterable[tuple[Experiment, int]]) -> list[tuple[Experiment, int]]:
         found: dict[str, tuple[Experiment, int]] = {}
-        for experiment, seed in runs:
-            if not self.has(experiment, seed):
-                found |= self._with_starts(experiment, seed)
+
+        def add(run: tuple[Experiment, int]) -> None:
+            if (key := self.key(*run)) not in found:
+                for start in self._absent_starts(*run):
+                    add(start)
+                found[key] = run
+
+        for run in runs:
+            add(run)
         return list(found.values())
 
-    def _with_starts(self, experiment: Experiment, seed: int) -> dict[str, tuple[Experiment, int]]:
-        found: dict[str, tuple[Experiment, int]] = {}
-        for start in experiment.starts():
-            if self._finished(start, seed) is None:
-                found |= self._with_starts(start, seed)
-        return found | {self.key(experiment, seed): (experiment, seed)}
-
-    def _run_cost(self, experiment: Experiment) -> tuple[float, float, int]:
-        counts = tuple(len(part) for part in self._parts(experiment))
-        return run_cost(
-            self._network(experiment), experiment.recipe, experiment.sampling, experiment.protocol,
-            (counts[0], counts[1]), self.device.type,
-        )  # fmt: skip
-
-    def _parts(self, experiment: Experiment) -> tuple[Sequence[Any], Sequence[Any]]:
-        """What is trained and tested on: clips or pictures."""
-        if experiment.images:
-            train, test = (range(len(self._textures(experiment, part))) for part in ("train", "test"))
-            return train, test
-        return self.clips(experiment)
-
-    @staticmethod
-    def _textures(experiment: Experiment, part: str) -> Textures:
-        kept = dict(experiment.images or {})
-        per_class = kept.pop("per_class")
-        return Textures(part, per_class=per_class if part == "train" else max(1, per_class // 5), **kept)
-
-    def _network(self, experiment: Experiment) -> nn.Module:
-        return experiment.build(experiment.images["classes"] if experiment.images else len(self.dataset.classes))
-
-    @staticmethod
-    def _extractors(absent: int) -> int:
-        """How many processes extract that many clips: starting one costs what some clips do."""
-        return min(os.cpu_count() or 1, 1 + absent // 48)
+    def _absent_starts(self, experiment: Experiment, seed: int) -> list[tuple[Experiment, int]]:
+        return [(e, seed) for e in experiment.starts() if self._done(e, seed) is None]
 
     # -- work -------------------------------------------------------------------------------------------------------
 
@@ -253,7 +149,7 @@ class Lab:
         if absent:
             done = itertools.count(1)
             report = extract(
-                self.dataset, self.store, absent, workers=self._extractors(len(absent)), on_error=self.on_error,
+                self.dataset, self.store, absent, workers=extractors(len(absent)), on_error=self.on_error,
                 flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
             )  # fmt: skip
             self.unusable.update(report.failed)
@@ -291,7 +187,7 @@ class Lab:
         """Train on generated images and score pictures of the same classes that were not trained on."""
         assert experiment.images
         model, history, _ = self._trained(experiment, experiment.images["seed"])
-        testing = self._textures(experiment, "test")
+        testing = experiment.textures("test")
         logits = score(
             model, testing.views(), testing.sampling, device=self.device,
             progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
@@ -347,8 +243,10 @@ class Lab:
         What it starts from is trained first, where no checkpoint of it is at hand (`unfinished_starts`).
         """
         if not experiment.images:
-            self.prepare(self._first_clips(experiment, self.clips(experiment)[0], seed))
-        model, samples = self._begun(experiment, seed)
+            training = self.clips(experiment)[0]
+            order = EndlessOrder(len(training), experiment.recipe.batch, seed, 0, FIRST)
+            self.prepare(training[position] for batch in order for _, position in batch)
+        model, samples, _ = self._begun(experiment, seed)
         return train(model, samples, experiment.recipe, device=self.device, stop_after=FIRST).losses
 
     def verify(self, experiment: Experiment, seed: int) -> bool:
@@ -361,14 +259,19 @@ class Lab:
         """Whether a network that a run starts from began as the recorded one and ended as another.
 
         So it is on another kind of processor: bits differ, and many steps make much of that. Then the run's own losses
-        cannot be compared.
+        cannot be compared. No more can they where a GPU had a part in what a CPU did, or the other way round.
         """
+        row = self.library.rows.get(self.key(experiment, seed))
+        if row and MIXED in row["provenance"]["device"]:
+            return True
         for start in experiment.starts():
-            done, key = self._finished(start, seed), self.key(start, seed)
+            done, key = self._done(start, seed), self.key(start, seed)
             if self.drifted(start, seed):
                 return True
+            if done and any((name == "cpu") != (self.device.type == "cpu") for name in done.devices):
+                return True
             if done and key in self.library:
-                recorded, losses = self.library.get(key), done[1].losses
+                recorded, losses = self.library.get(key), done.losses
                 away = np.abs(np.subtract(losses, recorded.arrays["losses"])).max()
                 if repeats(recorded.row, losses) and away > TOLERANCE:
                     return True
@@ -377,38 +280,35 @@ class Lab:
     def repeat(self, experiment: Experiment, seed: int) -> History:
         """Train a run again from scratch, keeping nothing."""
         self.prepare(self.clips(experiment)[0])
-        model, samples = self._begun(experiment, seed)
+        model, samples, _ = self._begun(experiment, seed)
         return train(model, samples, experiment.recipe, device=self.device, workers=self.workers)
 
     def unfinished_starts(self, experiment: Experiment, seed: int) -> list[str]:
         """Names of the runs that this one starts from and whose checkpoints are not at hand."""
-        return [e.name for e in experiment.starts() if self._finished(e, seed) is None]
+        return [e.name for e, _ in self._absent_starts(experiment, seed)]
 
-    def _finished(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History] | None:
-        """The trained network from its last checkpoint; None when there is none."""
+    def _done(self, experiment: Experiment, seed: int) -> History | None:
+        """What the checkpoint of a finished training says of it, its weights unread; None when there is none."""
         path = self._folder(experiment, seed) / "checkpoint.pt"
-        if not path.exists():
-            return None
-        model = self._network(experiment)
-        state = load_checkpoint(path, model)
-        if len(state["losses"]) < experiment.recipe.iterations:
-            return None
-        return model.to(self.device), History(state["losses"], state["seconds"], len(state["losses"]))
+        history = read_history(path) if path.exists() else None
+        return history if history and len(history.losses) >= experiment.recipe.iterations else None
 
     def _folder(self, experiment: Experiment, seed: int) -> Path:
         return self.runs_dir / "checkpoints" / self.key(experiment, seed)
 
-    def _begun(self, experiment: Experiment, seed: int) -> tuple[nn.Module, TrainingSamples]:
-        """The network as its training begins, and the samples it will see. The start runs come first."""
-        states = [self.network(e, seed).state_dict() for e in experiment.starts()]
+    def _begun(self, experiment: Experiment, seed: int) -> tuple[nn.Module, TrainingSamples, list[str]]:
+        """The network as its training begins, the samples it will see, and the devices that trained what it starts
+        from. The start runs come first."""
+        starts = [self._trained(e, seed)[:2] for e in experiment.starts()]
+        devices = [name for _, history in starts for name in history.devices]
         seed = experiment.images["seed"] if experiment.images else seed
         torch.manual_seed(seed)
-        model = self._network(experiment)
+        model = experiment.network(len(self.dataset.classes))
         if experiment.begin:
-            experiment.begin(model, states)
+            experiment.begin(model, [start.state_dict() for start, _ in starts])
         if experiment.images:
-            return model, self._textures(experiment, "train")
-        return model, TrainingSamples(self.store, self.clips(experiment)[0], experiment.sampling, seed)
+            return model, experiment.textures("train"), devices
+        return model, TrainingSamples(self.store, self.clips(experiment)[0], experiment.sampling, seed), devices
 
     def run_all(self, runs: Sequence[tuple[Experiment, int]], processes: int = 1) -> None:
         """Do many runs, several processes side by side with one thread each; finished ones are skipped."""
@@ -419,45 +319,33 @@ class Lab:
                 _do(self, run)
             return
         work, finished = partial(_do, self), itertools.count(1)
-        for phase in self._phases(todo):
+        for depth in sorted({e.depth() for e, _ in todo}):  # what a run starts from is less deep
+            phase = [(e, seed) for e, seed in todo if e.depth() == depth]
             try:
                 for _ in each(work, phase, processes):
                     self._tell("runs", next(finished), len(todo))
             finally:
                 self.library = Library(self.library.own, self.library.recorded)
 
-    def _phases(self, todo: Sequence[tuple[Experiment, int]]) -> list[list[tuple[Experiment, int]]]:
-        """The runs in groups that can be done side by side: what a run starts from is in an earlier group."""
-
-        def depth(experiment: Experiment) -> int:
-            return max((1 + depth(e) for e in experiment.start), default=0)
-
-        found: dict[int, list[tuple[Experiment, int]]] = {}
-        for experiment, seed in todo:
-            found.setdefault(depth(experiment), []).append((experiment, seed))
-        return [found[level] for level in sorted(found)]
-
     def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
         """The trained network, from its checkpoint when there is one, and the clips it belongs to."""
         self.prepare(c for part in self.clips(experiment) for c in part)
         training, testing = self.clips(experiment)
-        if done := self._finished(experiment, seed):  # no need for what it started from
-            return *done, (training, testing)
-        model, samples = self._begun(experiment, seed)
+        folder = self._folder(experiment, seed)
+        if done := self._done(experiment, seed):  # no need for what it started from
+            model = experiment.network(len(self.dataset.classes))
+            load_checkpoint(folder / "checkpoint.pt", model)
+            return model.to(self.device), done, (training, testing)
+        model, samples, devices = self._begun(experiment, seed)
         history = train(
-            model, samples, experiment.recipe, device=self.device, run_dir=self._folder(experiment, seed),
-            workers=self.workers,
-            progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
+            model, samples, experiment.recipe, device=self.device, run_dir=folder, workers=self.workers,
+            begun_on=devices, progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
         )  # fmt: skip
         return model, history, (training, testing)
 
     def forget(self, experiment: Experiment, seed: int) -> None:
         """Remove a run's checkpoint."""
         shutil.rmtree(self._folder(experiment, seed), ignore_errors=True)
-
-    def _first_clips(self, experiment: Experiment, training: Sequence[Clip], seed: int) -> list[Clip]:
-        order = EndlessOrder(len(training), experiment.recipe.batch, seed, 0, FIRST)
-        return [training[position] for batch in order for _, position in batch]
 
     def _row(
         self, experiment: Experiment, seed: int, key: str, outputs: Sequence[str], history: History
@@ -479,9 +367,10 @@ class Lab:
             "left_out": dict(self.unusable),
             "command": f"repro train {experiment.paper} {variant} --dataset {self.dataset.name} "
             f"--split {self.split} --seeds {seed} --preset {experiment.preset}"
+            + (f" --weights {shlex.quote(experiment.weights)}" if experiment.weights != "auto" else "")
             + (f" --fold {experiment.fold[0] + 1}/{experiment.fold[1]}" if experiment.fold else ""),
             "provenance": {
-                **provenance(_device_name(self.device)),
+                **provenance(MIXED.join(dict.fromkeys([*history.devices, device_name(self.device)]))),
                 "seconds": round(history.seconds, 1),
                 "first_losses": [round(x, 6) for x in history.losses[:FIRST]],
             },
@@ -508,18 +397,3 @@ def _do(lab: Lab, run: tuple[Experiment, int]) -> str:
         lab.network(*run)
         return lab.key(*run)
     return lab.run(*run).key
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def seeds_of(value: str | int, known: Sequence[int] = (1, 2, 3)) -> list[int]:
-    """Read the `seeds` parameter: 1, "1,2" or "all" (those that the book records)."""
-    if str(value).strip() == "all":
-        return list(known)
-    try:
-        found = [int(part) for part in str(value).split(",")]
-    except ValueError:
-        raise ReproError(f'seeds={value!r} is not understood: write 1, "1,2" or "all"') from None
-    return found

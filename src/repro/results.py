@@ -27,6 +27,8 @@ from repro.errors import ReproError
 FIRST = 3  # losses by which a run is recognised
 TOLERANCE = 5e-3  # in nats; other processors and decoder builds move the first losses by less, other code by more
 
+MIXED = " + "  # between the devices of a run that several had a part in
+
 
 def run_key(decides: Mapping[str, Any]) -> str:
     """A 16-character hash of a nested mapping of plain values, independent of the order of its keys."""
@@ -142,7 +144,8 @@ class Library:
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Where and with what a run was made."""
+    """Where and with what a run was made. `device`: all that had a part in it, what it starts from included, in order,
+    with `MIXED` between them."""
     packages = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless", "decord", "av")
     return {
         "commit": commit(),
@@ -157,6 +160,14 @@ def repeats(row: Mapping[str, Any], losses: list[float]) -> bool:
     """Whether the first losses of a new run are those of a row (within `TOLERANCE`)."""
     old = row["provenance"]["first_losses"]
     return len(losses) >= len(old) and all(abs(a - b) <= TOLERANCE for a, b in zip(old, losses, strict=False))
+
+
+def comparable(row: Mapping[str, Any], device: str) -> bool:
+    """Whether losses of a run can be compared with those of a "cpu" or "cuda" device: no other kind had a part in it.
+
+    Training on a GPU is in bf16, which has other bits.
+    """
+    return all((name == "cpu") == (device == "cpu") for name in row["provenance"]["device"].split(MIXED))
 
 
 def _version(package: str) -> str | None:

@@ -11,9 +11,10 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,11 +73,15 @@ class Recipe:
 
 @dataclass
 class History:
-    """What happened: the loss of every iteration, seconds spent, and where it resumed (0 when it did not)."""
+    """What happened: the loss of every iteration, seconds spent, and where it resumed (0 when it did not).
+
+    `devices` are the names of those that trained the weights, in order: first those of what the network began from.
+    """
 
     losses: list[float]
     seconds: float = 0.0
     resumed_at: int = 0
+    devices: tuple[str, ...] = ()
 
 
 def sum_of_losses(outputs: Outputs, labels: Tensor) -> Tensor:
@@ -111,6 +116,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """What rows call a device: "cpu", or the name of the GPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def precision(device: torch.device) -> AbstractContextManager[Any]:
     """bf16 autocast on CUDA, plain float32 elsewhere."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
@@ -141,22 +151,48 @@ def save_atomically(state: object, path: Path) -> None:
 
 def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
     """Read a checkpoint and load its weights into `model`; a checkpoint of another network is a one-line error."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch reads past flipped bits
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights: dict[str, Tensor] = state["model"]
-    except Exception as error:  # torch raises a dozen kinds for a damaged file
-        raise ReproError(
-            f"{path} is no readable checkpoint ({type(error).__name__}): delete it to start anew"
-        ) from error
+    state = _read(path)
+    weights: dict[str, Tensor] = state["model"]
     own = model.state_dict()
     wrong = [k for k in sorted(own.keys() | weights.keys()) if k not in own or k not in weights]
     wrong += [k for k in own if k in weights and own[k].shape != weights[k].shape]
     if wrong:
         raise ReproError(f"{path} belongs to another network or class count (first difference: {wrong[0]})")
     model.load_state_dict(weights)
+    return state
+
+
+def read_history(path: Path) -> History:
+    """What a checkpoint says of its training so far. Its weights are not read; ReproError where it is damaged."""
+    file = path.stat()
+    history = _history(path.resolve(), file.st_mtime_ns, file.st_size)
+    return replace(history, losses=list(history.losses))
+
+
+@cache
+def _history(path: Path, mtime_ns: int, size: int) -> History:
+    return _history_of(_read(path, weights=False))
+
+
+def _history_of(state: dict[str, Any]) -> History:
+    # Checkpoints from before devices were written down tell a GPU's by its random state.
+    devices = state.get("devices") or ["cuda" if "cuda_rng" in state else "cpu"]
+    return History(state["losses"], state["seconds"], len(state["losses"]), tuple(devices))
+
+
+def _read(path: Path, weights: bool = True) -> dict[str, Any]:
+    """The contents of a checkpoint; without `weights` its tensors stay on the disk, unread and unchecked."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch reads past flipped bits
+            if weights and archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=not weights)
+        if not ({"model"} if weights else {"losses", "seconds"}) <= state.keys():
+            raise KeyError
+    except Exception as error:  # torch raises a dozen kinds for a damaged file
+        raise ReproError(
+            f"{path} is no readable checkpoint ({type(error).__name__}): delete it to start anew"
+        ) from error
     return state
 
 
@@ -170,6 +206,7 @@ def train(
     loss: Loss = sum_of_losses,
     workers: int = 0,
     stop_after: int | None = None,
+    begun_on: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> History:
@@ -178,6 +215,7 @@ def train(
     `model(rgb=, flow=)` returns named logits (B, classes). With a `run_dir` the state is saved there every
     `checkpoint_seconds` and at the end, `log.jsonl` gets one line an iteration, and a second call goes on from the last
     checkpoint. `stop_after` ends early without changing the schedule (used to re-check the first losses of a run).
+    `begun_on` names the devices that trained what the network begins with, for its history.
     """
     if not len(samples):
         raise TrainingError("there is no training clip: check the split and the data set")
@@ -189,14 +227,16 @@ def train(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         **({"fused": True} if device.type == "cuda" else {}),
     )  # fmt: skip
-    history, first = History([]), 0
+    history, first = History([], devices=tuple(begun_on)), 0
     checkpoint = run_dir / "checkpoint.pt" if run_dir else None
     if checkpoint and checkpoint.exists():
         state = load_checkpoint(checkpoint, model)
         optimiser.load_state_dict(state["optimiser"])
-        history = History(state["losses"], state["seconds"], len(state["losses"]))
+        history = _history_of(state)
         first = history.resumed_at
     last = min(recipe.iterations, stop_after or recipe.iterations)
+    if first < last:
+        history.devices = tuple(dict.fromkeys([*history.devices, device_name(device)]))
     order = EndlessOrder(len(samples), recipe.batch, samples.seed, first, last)
     # A generator of its own: the loader must not draw from the stream that dropout uses.
     loader = DataLoader(
@@ -248,7 +288,8 @@ def _save(
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "rng": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state(device)
-    save_atomically({**state, "losses": history.losses, "seconds": history.seconds}, path)
+    state |= {"losses": history.losses, "seconds": history.seconds, "devices": list(history.devices)}
+    save_atomically(state, path)
 
 
 def _open_log(run_dir: Path | None, first: int) -> AbstractContextManager[TextIO | None]:

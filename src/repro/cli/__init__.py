@@ -135,7 +135,10 @@ def _train(commands: Commands[Parser]) -> None:
     train.add_argument("--split", default="default", help="default (the first), all, or names with commas")
     train.add_argument("--seeds", default="1", help='1 (default), "1,2" or all')
     train.add_argument("--preset", default="auto", choices=PRESETS, help="auto: paper on CUDA, small elsewhere")
-    train.add_argument("--weights", default="auto", help="auto (the preset's), none, imagenet or a file")
+    train.add_argument(
+        "--weights", default="auto",
+        help="auto (the preset's), none, imagenet, a file, or a folder with one for each base network (resnet50.pth)",
+    )  # fmt: skip
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     train.add_argument("--workers", type=_workers, default=0, help="loader processes a run (default: 0)")
     train.add_argument("--processes", type=_count, default=1, help="runs side by side (default: 1)")
@@ -166,6 +169,9 @@ def _results(commands: Commands[Parser]) -> None:
         command.add_argument("--dataset", choices=list(DATASETS), help="only on this data set")
     verify.add_argument("--store", help="folder for frames and flow (default: $REPRO_STORE, else store/)")
     verify.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    verify.add_argument(
+        "--train-starts", action="store_true", help="train what a run starts from where that takes minutes or hours"
+    )
     for command in (status, show, verify, predict):
         _result_folders(command)
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repro.cli.console import Progress, table
+from repro.costs import Estimate, duration, together
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
 from repro.experiments import IMAGES, Experiment, Lab
 from repro.flow.tvl1 import DEFAULT, backend_of
 from repro.metrics import topk_accuracy
 from repro.papers import PAPERS, Paper
-from repro.results import Result, read, rows
+from repro.results import Result, comparable, read, rows
 from repro.setup import GIVEN, open_lab, recorded_folder, runs_folder
 from repro.training import Recipe
 
 Row = dict[str, Any]
+CHEAP = 45.0  # seconds that `verify` spends unasked on what a run starts from: enough for the presets smoke and live
 
 
 def paper_named(name: str) -> Paper:
@@ -83,24 +85,49 @@ def _counted(fold: Sequence[int]) -> tuple[int, int]:
 # ---------------------------------------------------------------- do they repeat?
 
 
+Where = tuple[object, ...]  # data set, split, size of frames, flow
+
+
 def verify(options: Namespace) -> int:
-    """Train the first steps of every stored training again; exit status 1 if any run is stale."""
-    lines, labs = [], dict[tuple[object, ...], Lab | str]()
+    """Train the first steps of every stored training again; exit status 1 if any run is stale.
+
+    Runs whose starts are not at hand and take long to train are skipped, unless `train_starts` asks for them.
+    """
+    lines, labs, skipped = [], dict[Where, Lab | str](), dict[Where, list[tuple[Experiment, int]]]()
     with Progress() as progress:
         for _, row, is_recorded in list(found(options)):
             if "derived" not in row:  # what starts from a network is as good as the network
-                state = _state(row, options, labs, progress)
+                state = _state(row, options, labs, skipped, progress)
                 what = [str(row[k]) for k in ("paper", "experiment", "preset", "dataset", "split", "seed")]
                 lines.append((*what, row["key"][:8], "recorded" if is_recorded else "own", state))
     header = ("paper", "experiment", "preset", "data set", "split", "seed", "key", "whose", "state")
     print(table(header, lines))
     counts = Counter(line[-1].partition(":")[0] for line in lines)
     print("\n" + (", ".join(f"{n} {state}" for state, n in counts.items()) or "no results"))
+    if skipped:
+        print(f"--train-starts also trains the starts that are missing: {_in_all(skipped, labs)}")
     return 1 if counts["stale"] else 0
 
 
-def _state(row: Row, options: Namespace, labs: dict[tuple[object, ...], Lab | str], progress: Progress) -> str:
-    """`repeats`, `stale: why`, or why it cannot be known here."""
+def _in_all(skipped: Mapping[Where, Sequence[tuple[Experiment, int]]], labs: Mapping[Where, Lab | str]) -> str:
+    """What it costs to train the starts of the runs that were skipped, each once."""
+    costs: dict[Where, list[Estimate]] = {}  # of the splits that share frames and flow
+    for where, runs in skipped.items():
+        lab, (dataset, _, *store) = labs[where], where
+        assert isinstance(lab, Lab)
+        costs.setdefault((dataset, *store), []).append(lab.cost_of_starts(runs))
+    found = [together(splits) for splits in costs.values()]
+    return f"{sum(cost.runs for cost in found)} trainings, about {duration(sum(cost.seconds for cost in found))}"
+
+
+def _state(
+    row: Row,
+    options: Namespace,
+    labs: dict[Where, Lab | str],
+    skipped: dict[Where, list[tuple[Experiment, int]]],
+    progress: Progress,
+) -> str:
+    """`repeats`, `stale: why`, or why it cannot be known here; a run that is skipped is noted."""
     if row["dataset"] == IMAGES:  # needs no data set: any will do
         row = {**row, "dataset": "motionshapes", "split": None, "store": {"short_side": 64, "flow_backend": ""}}
     flow = row["store"]["flow_backend"]
@@ -121,19 +148,25 @@ def _state(row: Row, options: Namespace, labs: dict[tuple[object, ...], Lab | st
         return lab
     if "images" not in row["identity"] and row["fingerprint"] != lab.dataset.fingerprint:
         return "other data: its fingerprint is not that of the row"
-    if (row["provenance"]["device"] == "cpu") != (lab.device.type == "cpu"):
-        return f"other device: recorded on {row['provenance']['device']}"  # bf16 has other bits
+    if not comparable(row, lab.device.type):
+        return f"other device: recorded on {row['provenance']['device']}"
     try:
         experiment = experiment_of(row)
     except ReproError as error:
         return f"stale: {error}"
     if lab.key(experiment, row["seed"]) != row["key"]:
         return "stale: the configuration or the way flow is computed has changed"
+    seed = row["seed"]
     try:
-        if lab.verify(experiment, row["seed"]):
+        if not options.train_starts and (absent := lab.unfinished_starts(experiment, seed)):
+            cost = lab.cost_of_starts([(experiment, seed)])
+            if cost.seconds > CHEAP:
+                skipped.setdefault(where, []).append((experiment, seed))
+                return f"starts missing: {', '.join(absent)}, about {duration(cost.seconds)} to train"
+        if lab.verify(experiment, seed):
             return "repeats"
-        if lab.drifted(experiment, row["seed"]):
-            return "other processor: what it starts from repeats at first and drifts apart later"
+        if lab.drifted(experiment, seed):
+            return "other processor: what it starts from was trained on another device or drifts apart later"
         return "stale: the first losses differ"
     except ReproError as error:  # starting weights or a checkpoint that cannot be read
         return f"cannot be checked: {error}"

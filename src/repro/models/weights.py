@@ -44,12 +44,13 @@ def load_weights(module: nn.Module, weights: str | Path | Mapping[str, Tensor]) 
     A first convolution with more inputs (2L flow channels) gets the mean over RGB in every channel, not rescaled
     (Wang et al., ECCV 2016, Sec. 3.2). Raises ReproError for anything else that does not fit; then nothing is loaded.
     """
-    if isinstance(weights, Mapping):
-        found, source = dict(weights), "the given state dict"
-    elif str(weights) == "none":
-        return LoadReport("none")
-    else:
-        found, source = _imagenet(module) if str(weights) == "imagenet" else (_read(Path(weights)), str(weights))
+    if isinstance(weights, Mapping) or str(weights) not in ("none", "imagenet"):
+        return fit_weights(module, *read_weights(weights))
+    return LoadReport("none") if str(weights) == "none" else fit_weights(module, *_imagenet(module))
+
+
+def fit_weights(module: nn.Module, found: dict[str, Tensor], source: str) -> LoadReport:
+    """Load a state dict that came from `source` into `module`, as `load_weights` says."""
     target = module.state_dict()
     found = _in_our_form(found, target)
     first = next((f"{name}.weight" for name, m in module.named_modules() if isinstance(m, nn.Conv2d)), "")
@@ -114,7 +115,16 @@ def _imagenet(module: nn.Module) -> tuple[dict[str, Tensor], str]:
         raise ReproError("ImageNet weights exist for whole backbones of width 1 only: set width 1 or weights 'none'")
     if module.name not in BACKBONES:
         raise ReproError(f"there are no ImageNet weights for {module.name}: set weights 'none' or a file")
-    url = PUBLISHED.get(module.name) or str(torchvision.models.get_model_weights(module.name).IMAGENET1K_V1.url)
+    return fetch_weights(PUBLISHED.get(module.name) or torchvision_url(module.name))
+
+
+def torchvision_url(name: str) -> str:
+    """Return the address of a torchvision network's IMAGENET1K_V1 weights."""
+    return str(torchvision.models.get_model_weights(name).IMAGENET1K_V1.url)
+
+
+def fetch_weights(url: str) -> tuple[dict[str, Tensor], str]:
+    """Return ImageNet weights and their source, downloaded once to torch's folder; ReproError when that fails."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
         try:
@@ -124,6 +134,13 @@ def _imagenet(module: nn.Module) -> tuple[dict[str, Tensor], str]:
         except (OSError, RuntimeError) as error:  # URLError is an OSError; a wrong digest is a RuntimeError
             raise ReproError(f"cannot download {url} ({error}): put the file at {path}") from error
     return _read(path), f"imagenet ({path.name})"
+
+
+def read_weights(weights: str | Path | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return a state dict, given or read from a file, and what to call it; ReproError for a file that holds none."""
+    if isinstance(weights, Mapping):
+        return dict(weights), "the given state dict"
+    return _read(Path(weights)), str(weights)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

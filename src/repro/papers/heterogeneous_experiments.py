@@ -18,6 +18,7 @@ from torch import nn
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, States
+from repro.models.weight_files import weights_for
 from repro.papers.heterogeneous import TRIED, Config, Stream, build, initialise, transplanted_conv1
 from repro.training import Recipe
 
@@ -142,14 +143,14 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
     Only "textures" are trained here, by the variants `textures-*`; with other weights these are left out.
     """
     scale = preset(preset_name, dataset)
-    weights = scale.weights if weights == "auto" else weights
+    asked, weights = weights, scale.weights if weights == "auto" else weights
     if weights == TEXTURES and not scale.images:
-        raise ReproError(f"preset {preset_name} trains no textures: use weights imagenet, none or a file")
+        raise ReproError(f"preset {preset_name} trains no textures: use weights imagenet, none or a folder")
     out: dict[str, Experiment] = {}
     for name, variant in VARIANTS.items():
         if variant.begins == "images" and weights != TEXTURES:
             continue
-        out[name] = _experiment(name, variant, scale, preset_name, weights, out)
+        out[name] = replace(_experiment(name, variant, scale, preset_name, weights, out), weights=asked)
     return out
 
 
@@ -186,6 +187,7 @@ def _experiment(
         start=tuple(start),
         begin=partial(_begin, own == TEXTURES, variant.begins == "transplanted") if start else None,
         images=scale.images if on_images else None,
+        backbone="" if own in ("none", TEXTURES) else variant.backbone,
     )
 
 
@@ -199,7 +201,7 @@ def network(config: Config, weights: str, num_classes: int) -> nn.Module:
     """Build the stream and load its starting weights; textures and transplanted filters come when a run begins."""
     model = build(config, num_classes)
     if weights not in ("none", TEXTURES):
-        initialise(model, weights)
+        initialise(model, weights_for(weights, config.backbone))
     return model
 
 

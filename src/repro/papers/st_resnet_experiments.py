@@ -17,6 +17,7 @@ from torch import nn
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, States
+from repro.models.weight_files import weights_for
 from repro.papers.st_resnet import Config, STResNet, build, start_from
 from repro.training import Recipe
 
@@ -176,6 +177,8 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
             per_class=scale.per_class,
             start=start,
             begin=_begin if start else None,
+            weights=weights,
+            backbone="" if start else config.backbone,
         )
     return out
 
@@ -196,8 +199,8 @@ def _both_budgets(scale: Preset) -> Recipe:
 
 
 def network(config: Config, weights: str, num_classes: int) -> nn.Module:
-    """Build the network; its streams start from `weights` ("none", "imagenet" or a file)."""
-    return build(config, num_classes, weights)
+    """Build the network; its streams start from `weights` ("none", "imagenet", a file or a folder of files)."""
+    return build(config, num_classes, weights_for(weights, config.backbone))
 
 
 def _begin(model: nn.Module, states: States) -> None:

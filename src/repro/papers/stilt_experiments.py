@@ -16,6 +16,7 @@ from torch import nn
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment
+from repro.models.weight_files import weights_for
 from repro.models.weights import load_weights
 from repro.papers.stilt import Config, build
 from repro.training import Recipe
@@ -115,13 +116,16 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
             protocol=scale.protocol,
             build=partial(network, config, start),
             per_class=scale.per_class,
+            weights=weights,
+            backbone=config.backbone,
         )
     return out
 
 
 def network(config: Config, weights: str, num_classes: int) -> nn.Module:
-    """Build the network and load its backbones' starting weights ("none", "imagenet" or a file)."""
+    """Build the network and load its backbones' starting weights ("none", "imagenet", a file or a folder of files)."""
     model = build(config, num_classes)
+    file = weights_for(weights, config.backbone)
     for trunk in model.backbones.values():
-        load_weights(trunk, weights)
+        load_weights(trunk, file)
     return model
