@@ -156,6 +156,28 @@ def test_measurements_need_no_baseline() -> None:
     assert other.verdict.word == NOT_RUN
 
 
+def test_counts_are_judged_by_their_sign_alone() -> None:
+    """Few cases and no training: no interval would leave zero out, and none is needed."""
+
+    class Counts(FakeScores):
+        def measure(self, name: str, dataset: str) -> tuple[Array, Array, Array]:
+            a = {"less": [0.90, 0.91], "more": [1.1, 1.2], "mixed": [0.9, 1.2], "same": [1.0, 1.01]}[name]
+            return np.array([a]), np.ones((1, 2)), np.arange(2)
+
+    def row(name: str, expected: int) -> c.ClaimRow:
+        return one(c.Test(("ucf101",), expected, kind="counted", measure=name), Counts({}))
+
+    assert row("less", -1).verdict == (OBSERVED, "by the sign alone")
+    assert row("more", -1).verdict == (OPPOSITE, "by the sign alone") == row("less", 1).verdict
+    assert row("same", 0).verdict.word == OBSERVED and row("more", 0).verdict.word == OPPOSITE
+    mixed = row("mixed", -1)
+    assert mixed.verdict == (UNDECIDED, "by the sign alone, which is the claimed one in 1 of 2 cases")
+    assert row("less", -1).interval == "-9.5" and "seed" not in row("less", -1).remarks
+    rows = c.evaluate(claim_of(c.Test(("ucf101",), -1, kind="counted", measure="less")), Counts({}))
+    assert "ucf101 (n = 2)  -9.5 (90.5 vs 100.0)  observed (by the sign alone)  -" in repr(rows)
+    assert "<td>-9.5 (90.5 vs 100.0)</td>" in rows._repr_html_() and "sign alone decides" in rows._repr_html_()
+
+
 def test_printed_numbers_get_a_binomial_interval() -> None:
     claim = next(claim for claim in c.load_claims("stilt") if claim.id == "stilt-15")
     rows = {row.dataset: row for row in c.evaluate([claim], FakeScores({}))}

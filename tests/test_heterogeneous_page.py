@@ -2,165 +2,61 @@
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
-from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jupytext
 import numpy as np
 import pytest
-from fake_runs import PERSONS, Runs, shapes_clips
-from matplotlib.figure import Figure
+from fake_runs import shapes_clips
+from page_cells import (
+    ROOT,
+    UNCHANGING,
+    Cells,
+    draw_nothing,
+    file,
+    open_chapter,
+    page_of,
+    quiet_place,
+    reproduced,
+    shown,
+    shown_with,
+    weizmann,
+)
 from test_heterogeneous_scores import TEXTURES, Maker
 
 from repro.costs import Estimate
-from repro.data.catalog import OFFICIAL, SplitList
+from repro.data.catalog import SplitList
 from repro.errors import ReproError
 from repro.experiments import Lab, thin
 from repro.metrics import NOT_RUN
-from repro.papers import PAPERS
+from repro.papers.heterogeneous_derived import MAIN
 from repro.papers.heterogeneous_experiments import VARIANTS, preset
 from repro.papers.heterogeneous_scores import BASES, PAIR, HeterogeneousScores
 from repro.papers.reported import reported
-from repro.report import grids, theme
+from repro.report import grids
 from repro.report.grids import Valued
 from repro.report.heterogeneous_figures import pair_name
 from repro.report.heterogeneous_page import CELLS_2, CELLS_3, HeterogeneousPage
-from repro.report.page import Again, Chapter, Parameters
-from repro.report.tables import Table
+from repro.report.page import Chapter
 from repro.results import write
-from repro.training import History
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "tests" / "pages" / "heterogeneous.md"  # becomes a notebook when its runs are recorded
-TWIN = jupytext.read(PAGE, fmt={"extension": ".md", "format_name": "myst"})
-CELLS = [c.source for c in TWIN.cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
-OPENING = next(i for i, source in enumerate(CELLS) if "heterogeneous = HeterogeneousPage(chapter)" in source)
-
-
-def file(chapter: Chapter, runs: Runs) -> None:
-    """Put invented runs where the chapter's labs look for the real ones."""
-    experiments = chapter.experiments
-    for (name, split, seed), result in runs.items():
-        lab = chapter.labs[0 if name in TEXTURES else chapter.splits.index(split)]
-        base = re.split(r"[+/]", name)[0]
-        key = lab.key(experiments[base], seed)
-        if "held-out" in name:
-            result.row["key"] = lab.key(replace(experiments[base], fold=(int(name[-1]), 2)), seed)
-        elif "+" in name:
-            result.row["derived"]["of"] = key
-        else:
-            result.row["key"] = key
-        lab.library.put(result)
-
-
-def noise(self: Lab, clips: Any) -> None:
-    """Instead of decoding and flow: nothing of what is shown depends on them."""
-    for clip in clips:
-        if clip.id not in self.unusable and not self.store.has(clip.id):
-            rng = np.random.default_rng(list(clip.id.encode()))
-            n, h, w = (40, 64, 64) if self.dataset.name == "motionshapes" else (14, 64, 80)
-            self.store.write(clip.id, rng.integers(0, 256, (n, h, w, 3), np.uint8), rng.normal(0, 2, (n - 1, 2, h, w)))
+# Becomes a notebook when its runs are recorded.
+CELLS = Cells(ROOT / "tests" / "pages" / "heterogeneous.md", "heterogeneous", stale="temporal-resnet50-scratch")
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "recorded"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Lab, "prepare", noise)
+    quiet_place(tmp_path, monkeypatch)
     monkeypatch.setattr(Lab, "estimate", lambda *_: Estimate(runs=len(VARIANTS)))  # that counts every network
 
 
-def open_chapter(tmp_path: Path, **given: Any) -> Chapter:
-    return Chapter(PAPERS["heterogeneous"], Parameters(
-        data_root=str(tmp_path / "data"), store_dir=str(tmp_path / "store"), runs_dir=str(tmp_path / "runs"),
-        device="cpu", **{"preset": "small", **given},
-    ))  # fmt: skip
+def opened(tmp_path: Path, **given: Any) -> Chapter:
+    return open_chapter("heterogeneous", tmp_path, **given)
 
 
 # ---------------------------------------------------------------- every cell
-
-
-class Balanced(HTMLParser):
-    """Whether every element is closed, and which pictures have no words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.pictures: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "img":
-            self.pictures.append(dict(attrs).get("alt") or "")
-        elif tag not in ("br", "source", "hr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-
-def shown(value: Any) -> list[str]:
-    """Alt texts of a cell's pictures, when it shows something; it must have words too."""
-    if not hasattr(value, "_repr_html_"):
-        return []
-    parser, text = Balanced(), repr(value)
-    parser.feed(value._repr_html_())
-    parser.close()
-    assert not parser.open
-    assert text.strip() and " object at 0x" not in text
-    assert all(len(alt) > 20 for alt in parser.pictures)
-    assert not re.search(r"\bnan\b|\binf\b", text)
-    return parser.pictures
-
-
-def run_cells(chapter: Chapter, sources: list[str]) -> Iterator[tuple[str, Any]]:
-    """Run cells as a notebook does; yield what each shows."""
-    space: dict[str, Any] = {"chapter": chapter}
-    exec(CELLS[OPENING].replace("chapter.run()", ""), space)
-    for source in sources:
-        tree = ast.parse(source)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, "cell", "exec"), space)
-        if last is not None:
-            yield source, eval(compile(ast.Expression(last.value), "cell", "eval"), space)
-
-
-def again(self: Chapter, name: str) -> Again:
-    """Instead of training for a minute."""
-    experiment, lab = self.experiments[name], self.labs[0]
-    recorded = lab.library.get(lab.key(experiment, 1)) if lab.has(experiment, 1) else None
-    return Again(experiment, recorded, History([5.0, 4.0, 3.0, 2.5]), lab)
-
-
-def first_losses(self: Lab, experiment: Any, seed: int) -> list[float]:
-    return [5.0, 4.0, 3.5 if experiment.name == "temporal-resnet50-scratch" else 3.0]
-
-
-def quick(fig: Figure, density: float = 1.0) -> bytes:
-    """Lay a figure out without drawing its pixels."""
-    fig.draw_without_rendering()
-    return b"png"
-
-
-def show_all(chapter: Chapter, monkeypatch: pytest.MonkeyPatch, sources: list[str]) -> dict[str, Any]:
-    """What every cell shows, by its source; any warning is an error, in drawing too."""
-    monkeypatch.setattr(Chapter, "again", again)
-    monkeypatch.setattr(Lab, "first_losses", first_losses)
-    monkeypatch.setattr(theme, "png", quick)
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for source, value in run_cells(chapter, sources):
-            found[source] = value
-            shown(value)
-    return found
 
 
 def test_the_whole_notebook_with_everything_run(
@@ -171,14 +67,14 @@ def test_the_whole_notebook_with_everything_run(
     kept = [result for (name, _, _), result in beside.items() if "@" not in name]
     for result in kept:
         write(result, tmp_path / "recorded")
-    chapter = open_chapter(tmp_path, seeds="1,2")
-    file(chapter, Maker("motionshapes").all_runs((1, 2)))
-    found = show_all(chapter, monkeypatch, CELLS[OPENING + 1 :])
-    code = "\n".join(CELLS)
+    chapter = opened(tmp_path, seeds="1,2")
+    file(chapter, Maker("motionshapes").all_runs((1, 2)), TEXTURES)
+    found = CELLS.show(chapter, monkeypatch, CELLS.sources)
+    code = "\n".join(CELLS.every)
     called = set(re.findall(r"heterogeneous\.(\w+)", code))
     public = {m for m in dir(HeterogeneousPage) if not m.startswith("_") and callable(getattr(HeterogeneousPage, m))}
-    inner = {"all_experiments", "claim_scores", "compared", "comparison", "example", "ledger_values", "leave_one_out",
-             "published_name", "recorded", "scores_of"}  # fmt: skip
+    inner = {"all_experiments", "card", "claim_scores", "compared", "comparison", "example", "ledger_values",
+             "leave_one_out", "published_name", "recorded", "scores_of"}  # fmt: skip
     assert public - called == inner, "shown nowhere"
     pictures = [alt for value in found.values() for alt in shown(value)]
     assert len(pictures) == len(set(pictures)) >= 12
@@ -216,13 +112,11 @@ def test_the_whole_notebook_with_everything_run(
 
 def test_what_is_shown_without_tags_and_without_derived_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One seed of Weizmann."""
-    (tmp_path / "data").mkdir()
-    for clip in (*PERSONS[0], *PERSONS[1]):
-        (tmp_path / "data" / clip.path).touch()
-    chapter = open_chapter(tmp_path, dataset="weizmann", splits="ido", seeds=1)
-    file(chapter, Maker("weizmann").all_runs((1,), ("ido",), derived=False))
+    weizmann(tmp_path)
+    chapter = opened(tmp_path, dataset="weizmann", splits="ido", seeds=1)
+    file(chapter, Maker("weizmann").all_runs((1,), ("ido",), derived=False), TEXTURES)
     dependent = r"heterogeneous\.(beginnings|grid|fusion|errors|factors|camera|compar|ablat|claims|ledger|footer|your)"
-    found = show_all(chapter, monkeypatch, [s for s in CELLS[OPENING + 1 :] if re.search(dependent, s)])
+    found = CELLS.show(chapter, monkeypatch, [s for s in CELLS.sources if re.search(dependent, s)])
     by_method = {re.search(r"heterogeneous\.(\w+)", s)[1]: v for s, v in found.items()}
     assert repr(by_method["beginnings"]) == "Not run."
     assert "held-out" not in repr(by_method["fusion_curve"])
@@ -233,31 +127,63 @@ def test_what_is_shown_without_tags_and_without_derived_runs(tmp_path: Path, mon
 
 def test_smoke_sized_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One clip of each class for training and for testing: no folds."""
-    chapter = open_chapter(tmp_path, preset="smoke")
+    chapter = opened(tmp_path, preset="smoke")
     clips = tuple(list(thin(part, 1)) for part in (shapes_clips((9, 10)), shapes_clips((1, 2))))
     runs = Maker("motionshapes", clips).all_runs((1,))
-    file(chapter, {k: r for k, r in runs.items() if "held-out" not in k[0]})
-    dependent = (
-        r"heterogeneous\.(exampl|compar|claims|ledger|grid|fusion|errors|samples|confus|factors|camera|begin|abl)"
-    )
-    found = show_all(chapter, monkeypatch, [s for s in CELLS[OPENING + 1 :] if re.match(dependent, s)])
+    file(chapter, {k: r for k, r in runs.items() if "held-out" not in k[0]}, TEXTURES)
+    dependent = "exampl|compar|claims|ledger|grid|fusion|errors|samples|confus|factors|camera|begin|abl"
+    found = CELLS.show(chapter, monkeypatch, CELLS.calls(dependent))
     assert len(found) == 15
 
 
 def test_a_missing_network_leaves_the_rest_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    chapter = open_chapter(tmp_path, seeds=1)
+    chapter = opened(tmp_path, seeds=1)
     runs = Maker("motionshapes").all_runs((1,))
     for name in ("spatial-resnet152", *(n for n in VARIANTS if "@" in n)):
         del runs[name, "1", 1]
-    file(chapter, runs)
+    file(chapter, runs, TEXTURES)
     wanted = ("ablations", "grid", "errors", "factors", "comparisons(2)", "claims", "ledger", "fusion_curve", "camera")
-    cells = [s for s in CELLS[OPENING + 1 :] if any(s.startswith(f"heterogeneous.{w}") for w in wanted)]
-    found = show_all(chapter, monkeypatch, cells)
+    found = CELLS.show(chapter, monkeypatch, CELLS.calls("|".join(map(re.escape, wanted))))
     assert "Not run" in repr(found["heterogeneous.grid()"]) and "Not run" in repr(found["heterogeneous.errors()"])
     assert repr(found["heterogeneous.ablations()"]) == "Not run."
     table = repr(found["heterogeneous.comparisons(2)"])
     assert re.search(r"spatial, ResNet-152 +not run", table) and not re.search(r"spatial, ResNet-101 +not run", table)
     assert "grid-of-pairs" not in repr(found["heterogeneous.claims"])
+
+
+CALLS = {
+    "published": [(n,) for n in (2, 3, 4)], "comparisons": [(n,) for n in (2, 3, 4)], "comparison": [(2,)],
+    "beginnings": [(), ("resnet50",)],
+}  # fmt: skip
+NEED_RUNS = {"ablations", "beginnings", "camera", "confusions", "errors", "factors", "fusion_curve", "grid", "samples"}
+
+
+@pytest.mark.parametrize("dataset", ["motionshapes", "weizmann"])
+def test_a_page_without_any_run_says_so_wherever_one_is_needed(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_nothing(monkeypatch)
+    weizmann(tmp_path)
+    chapter = opened(tmp_path, dataset=dataset, **({"splits": "ido"} if dataset == "weizmann" else {}))
+    found = shown_with(HeterogeneousPage(chapter), CALLS)
+    silent = NEED_RUNS - ({"camera"} if dataset == "weizmann" else set())  # which has another reason
+    assert {name: text[:7] for name, text in found.items() if name in silent} == dict.fromkeys(silent, "Not run")
+    for n in (2, 3, 4):
+        assert f"Table {n} on {dataset}: nothing of it was run" in found[f"comparisons({n},)"]
+    assert "13 not run" in found["observed"] and "runs: none" in found["footer"]
+
+
+@pytest.mark.parametrize("kept", [*MAIN, "temporal-bn-inception-transplanted", "textures-resnet50", "all but the pair"])
+def test_a_page_with_some_runs_shows_what_there_is(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
+    chapter = opened(tmp_path, seeds=1)
+    runs = Maker("motionshapes").all_runs((1,))
+    base = {k: re.split(r"[+/]", k[0])[0] for k in runs}
+    file(chapter, {k: runs[k] for k in runs if (base[k] not in MAIN if "but" in kept else base[k] == kept)}, TEXTURES)
+    found = shown_with(HeterogeneousPage(chapter), CALLS, UNCHANGING)
+    assert found["samples"] == found["confusions"] == found["fusion_curve"] == "Not run."
+    nowhere_in_table_2 = kept in ("temporal-bn-inception-transplanted", "textures-resnet50")
+    assert ("nothing of it was run" in found["comparisons(2,)"]) == nowhere_in_table_2
 
 
 # ---------------------------------------------------------------- figures say what was measured
@@ -268,22 +194,10 @@ def shapes() -> HeterogeneousScores:
     return HeterogeneousScores(Maker("motionshapes").all_runs((1, 2)))
 
 
-def page_of(name: str, scores: HeterogeneousScores, preset_name: str, **given: Any) -> HeterogeneousPage:
-    page = HeterogeneousPage.__new__(HeterogeneousPage)
-    splits = given.pop("splits", tuple(scores.splits))
-    classes, official = OFFICIAL.get(name, (3, {}))
-    listed = given.pop("lists", official)
-    parameters = Parameters(dataset=name, preset=preset_name, **given)
-    data = SimpleNamespace(name=name, splits=splits, classes=range(classes), listed=listed)
-    page.chapter = SimpleNamespace(dataset=data, preset=preset_name, parameters=parameters)
-    page.main = scores
-    return page
-
-
 def test_the_words_of_the_figures_are_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theme, "png", quick)
+    draw_nothing(monkeypatch)
     scores = shapes()
-    page = page_of("motionshapes", scores, "small")
+    page = page_of(HeterogeneousPage, "motionshapes", scores, "small")
     grid, errors = repr(page.grid()), repr(page.errors())
     for s in BASES:
         for t in BASES:
@@ -305,12 +219,12 @@ def test_the_words_of_the_figures_are_the_scores(monkeypatch: pytest.MonkeyPatch
 
 
 def test_first_filters_are_those_that_recorded_networks_began_with() -> None:
-    filters = page_of("motionshapes", shapes(), "small").first_filters()
+    filters = page_of(HeterogeneousPage, "motionshapes", shapes(), "small").first_filters()
     for way, end in (("averaged", ""), ("transplanted", "-transplanted")):
         run = shapes().runs[f"temporal-bn-inception{end}+conv1", "1", 1]
         np.testing.assert_array_equal(filters[way].numpy(), run.arrays["conv1"][0].astype(np.float32))
     nothing = HeterogeneousScores(Maker("motionshapes").all_runs((1,), derived=False))
-    filters = page_of("motionshapes", nothing, "small").first_filters()
+    filters = page_of(HeterogeneousPage, "motionshapes", nothing, "small").first_filters()
     assert filters["averaged"].shape == filters["transplanted"].shape == (16, 10, 7, 7)
     assert (filters["averaged"] == filters["averaged"][:, :1]).all()
     assert not (filters["transplanted"] == filters["transplanted"][:, :1]).all()
@@ -338,20 +252,10 @@ def test_plots_show_every_value_where_it_belongs() -> None:
 # ---------------------------------------------------------------- honesty
 
 
-def reproduced(table: Table) -> dict[tuple[str, str], str]:
-    """What the columns of reproduced numbers hold, without what was not run and dashes."""
-    found = {}
-    for row in table.rows:
-        for column, cell in zip(table.columns, row, strict=True):
-            if isinstance(column, tuple) and column[1] == "reproduced" and cell not in (NOT_RUN, "–"):
-                found[str(row[0]), column[0].removesuffix(" (%)")] = str(cell)
-    return found
-
-
 @pytest.mark.parametrize("preset_name", ["small", "paper"])
 def test_published_tables_never_show_a_number_of_another_data_set(preset_name: str) -> None:
     for name in ("motionshapes", "weizmann", "folder", "kinetics400"):
-        page = page_of(name, shapes(), preset_name)
+        page = page_of(HeterogeneousPage, name, shapes(), preset_name)
         for number in (2, 3, 4):
             assert reproduced(page.published(number)) == {}, name
             assert "motionshapes" not in repr(page.published(number))
@@ -368,7 +272,7 @@ def ucf() -> HeterogeneousScores:
 
 def test_published_tables_show_numbers_by_the_papers_own_data_and_protocol() -> None:
     scores = ucf()
-    page = page_of("ucf101", scores, "paper")
+    page = page_of(HeterogeneousPage, "ucf101", scores, "paper")
     own = {n: reproduced(page.published(n)) for n in (2, 3, 4)}
     for n, cells in ((2, CELLS_2), (3, CELLS_3)):
         assert (
@@ -390,18 +294,18 @@ def test_another_scale_some_splits_or_other_weights_are_no_reproduction() -> Non
     scores = ucf()
     second, first = (HeterogeneousScores({k: r for k, r in scores.runs.items() if k[1] == x}) for x in "21")
     for page in (
-        page_of("ucf101", scores, "small"),
-        page_of("ucf101", second, "paper", splits=("1", "2", "3")),
-        page_of("ucf101", scores, "paper", weights="none"),
-        page_of("ucf101", scores, "paper", lists={"1": SplitList(90, 30, "a subset")}),
+        page_of(HeterogeneousPage, "ucf101", scores, "small"),
+        page_of(HeterogeneousPage, "ucf101", second, "paper", splits=("1", "2", "3")),
+        page_of(HeterogeneousPage, "ucf101", scores, "paper", weights="none"),
+        page_of(HeterogeneousPage, "ucf101", scores, "paper", lists={"1": SplitList(90, 30, "a subset")}),
     ):
         assert {n: reproduced(page.published(n)) for n in (2, 3, 4)} == {2: {}, 3: {}, 4: {}}
-    page = page_of("ucf101", first, "paper", splits=("1", "2", "3"))
+    page = page_of(HeterogeneousPage, "ucf101", first, "paper", splits=("1", "2", "3"))
     assert reproduced(page.published(4)) == {} and len(reproduced(page.published(2))) == len(CELLS_2)
 
 
 def test_the_recipe_is_the_one_that_was_run() -> None:
-    page = page_of("motionshapes", shapes(), "small")
+    page = page_of(HeterogeneousPage, "motionshapes", shapes(), "small")
     rows = {row[0]: row[1:] for row in page.recipe().rows}
     paper, here = preset("paper", "motionshapes"), preset("small", "motionshapes")
     for role in ("spatial", "temporal"):
@@ -411,12 +315,12 @@ def test_the_recipe_is_the_one_that_was_run() -> None:
     assert rows["starting weights"][0] == "ImageNet" and "3,200 generated textures" in rows["starting weights"][1]
     assert rows["crop"][0] == "224 px of frames with shorter side 256 px, sides 256, 224, 192, 168"
     assert rows["test"] == ("25 snippets, ten crops", "8 snippets, whole frame")
-    other = page_of("motionshapes", shapes(), "small", weights="none").recipe()
+    other = page_of(HeterogeneousPage, "motionshapes", shapes(), "small", weights="none").recipe()
     assert {row[0]: row[2] for row in other.rows}["starting weights"] == "random"
 
 
 def test_what_is_counted_stands_beside_what_is_printed() -> None:
-    page = page_of("motionshapes", shapes(), "small")
+    page = page_of(HeterogeneousPage, "motionshapes", shapes(), "small")
     counts = {str(row[0]): row for row in page.counts().rows}
     assert counts["both: ResNet-101 + BN-Inception"][1:5] == ("53,102,826", "212.4", "10.11", "182 M")
     assert counts["both: ST-ResNet*"][1:5] == ("58,624,394", "234.5", "–", "234 M")
@@ -429,7 +333,7 @@ def test_what_is_counted_stands_beside_what_is_printed() -> None:
 
 
 def test_every_departure_in_the_code_is_collected() -> None:
-    rows = page_of("motionshapes", shapes(), "small").deviations().rows
+    rows = page_of(HeterogeneousPage, "motionshapes", shapes(), "small").deviations().rows
     found = [str(row[0]).split(", line ") for row in rows]
     expected = []
     for path in sorted((ROOT / "src" / "repro" / "papers").glob("heterogeneous*.py")):

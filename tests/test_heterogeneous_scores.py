@@ -187,7 +187,7 @@ def test_the_best_like_pair_is_judged_over_the_seeds_that_have_all_networks() ->
     del runs["spatial-resnet152", "1", 2]  # in the seed in which ResNet-50 would be the best
     scores = HeterogeneousScores(runs)
     assert scores.seeds_with("best-isomorphic") == [1]
-    assert scores.best_isomorphic() == "resnet101+resnet101"
+    assert scores.best(LIKE, "best-isomorphic") == "resnet101+resnet101"
     np.testing.assert_array_equal(
         scores.scores("best-isomorphic", "1", 1), scores.scores("resnet101+resnet101", "1", 1)
     )
@@ -202,6 +202,8 @@ def test_images_are_no_clips_of_the_data_set() -> None:
         assert len(scores.labels(method)) == len(SHAPES[1]) + len(TWO[1])
     with pytest.raises(ReproError, match="no finished run"):
         HeterogeneousScores({("textures-resnet50", "generated", 0): Maker("weizmann").images("textures-resnet50")})
+    nothing = HeterogeneousScores({}, "weizmann", scores.classes)
+    assert (nothing.dataset, nothing.splits, nothing.seeds) == ("weizmann", [], []) and not nothing.correct(PAIR)
 
 
 def test_every_name_of_the_claims_is_known_and_others_get_the_nearest() -> None:
@@ -352,7 +354,8 @@ def test_live_values_against_loops() -> None:
         for method in methods:
             assert f"{method} {accuracy(method)}" in run[name]
     assert f"logits {accuracy(f'{PAIR}+logits')}" in run["fusion-scores"]
-    assert f"best like pair {scores.best_isomorphic()} {accuracy('best-isomorphic')}" in run["grid-of-pairs"]
+    best = scores.best(LIKE, "best-isomorphic")
+    assert f"best like pair {best} {accuracy('best-isomorphic')}" in run["grid-of-pairs"]
     unlike = np.mean([float(scores.correct(pair)[0].mean()) for pair in UNLIKE])
     assert run["grid-of-pairs"].endswith(f"of the 12 unlike ones {100 * unlike:.1f} %")
     assert f") {accuracy(f'{PAIR}@chosen')}" in run["fusion-weight"]

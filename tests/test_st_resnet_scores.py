@@ -116,9 +116,10 @@ def test_the_best_single_stream_is_better_on_the_test_clips():
     for seed in (1, 2):
         runs["motion", "1", seed] = StResNetInventor("motionshapes").run("motion", "1", seed, bump=9.0)
     scores = StResNetScores(runs)
-    assert scores.best_single() == "motion"
+    assert scores.best(("appearance", "motion"), "best-single") == "motion"
     np.testing.assert_array_equal(scores.scores("best-single", "1", 2), scores.scores("motion", "1", 2))
-    assert shapes().best_single() == max(("appearance", "motion"), key=lambda m: shapes().correct(m)[0].mean())
+    streams = ("appearance", "motion")
+    assert shapes().best(streams, "best-single") == max(streams, key=lambda m: shapes().correct(m)[0].mean())
 
 
 def test_what_was_not_run_is_none():

@@ -2,181 +2,68 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
-import warnings
-from collections.abc import Iterator
-from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import jupytext
 import numpy as np
 import pytest
-from fake_runs import JOINT, PERSONS, SHAPES, Inventor, Runs, shapes_clips
-from matplotlib.figure import Figure
+from fake_runs import JOINT, PERSONS, SHAPES, Inventor, shapes_clips
+from page_cells import (
+    ROOT,
+    UNCHANGING,
+    Cells,
+    draw_nothing,
+    file,
+    open_chapter,
+    page_of,
+    quiet_place,
+    reproduced,
+    shown,
+    shown_with,
+    weizmann,
+)
 
-from repro.data.catalog import OFFICIAL, SplitList
+from repro.data.catalog import SplitList
 from repro.data.motionshapes import truth
-from repro.experiments import Lab, thin
+from repro.experiments import thin
 from repro.metrics import NOT_RUN
-from repro.papers import PAPERS
 from repro.papers.reported import reported
 from repro.papers.stilt_experiments import preset
 from repro.papers.stilt_scores import StiltScores as Scores
-from repro.report import theme
 from repro.report.chapter import ChapterPage, collect_deviations
 from repro.report.chapter_figures import ChapterFigures
-from repro.report.page import Again, Chapter, Parameters
+from repro.report.page import Chapter
 from repro.report.stilt_page import StiltPage
-from repro.report.tables import Table
 from repro.report.theme import Shown
 from repro.results import write
-from repro.training import History
 
-ROOT = Path(__file__).parents[1]
-TWIN = jupytext.read(ROOT / "notebooks" / "text" / "stilt.md", fmt={"extension": ".md", "format_name": "myst"})
-CELLS = [c.source for c in TWIN.cells if c.cell_type == "code" and "parameters" not in c.metadata.get("tags", [])]
-OPENING = next(i for i, source in enumerate(CELLS) if "stilt = StiltPage(chapter)" in source)
-
-
-def file(chapter: Chapter, runs: Runs) -> None:
-    """Put invented runs where the chapter's labs look for the real ones."""
-    experiments = chapter.experiments
-    for (name, split, seed), result in runs.items():
-        lab = chapter.labs[chapter.splits.index(split)]
-        base = re.split(r"[+/]", name)[0]
-        key = lab.key(experiments[base], seed)
-        if "held-out" in name:
-            result.row["key"] = lab.key(replace(experiments[base], fold=(int(name[-1]), 2)), seed)
-        elif "+" in name:
-            result.row["derived"]["of"] = key
-        else:
-            result.row["key"] = key
-        lab.library.put(result)
-
-
-def noise(self: Lab, clips: Any) -> None:
-    """Instead of decoding and flow: nothing of what is shown depends on them."""
-    for clip in clips:
-        if clip.id not in self.unusable and not self.store.has(clip.id):
-            rng = np.random.default_rng(list(clip.id.encode()))
-            n, h, w = (40, 64, 64) if self.dataset.name == "motionshapes" else (14, 64, 80)
-            self.store.write(clip.id, rng.integers(0, 256, (n, h, w, 3), np.uint8), rng.normal(0, 2, (n - 1, 2, h, w)))
+CELLS = Cells(ROOT / "notebooks" / "text" / "stilt.md", "stilt", stale="temporal")
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("REPRO_RESULTS", str(tmp_path / "recorded"))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Lab, "prepare", noise)
+    quiet_place(tmp_path, monkeypatch)
 
 
-def open_chapter(tmp_path: Path, **given: Any) -> Chapter:
-    return Chapter(PAPERS["stilt"], Parameters(
-        data_root=str(tmp_path / "data"), store_dir=str(tmp_path / "store"), runs_dir=str(tmp_path / "runs"),
-        device="cpu", **{"preset": "small", **given},
-    ))  # fmt: skip
-
-
-def weizmann(tmp_path: Path) -> None:
-    """Files with the names of the data set; nobody opens them."""
-    (tmp_path / "data").mkdir()
-    for clip in (*PERSONS[0], *PERSONS[1]):
-        (tmp_path / "data" / clip.path).touch()
+def opened(tmp_path: Path, **given: Any) -> Chapter:
+    return open_chapter("stilt", tmp_path, **given)
 
 
 # ---------------------------------------------------------------- every cell
-
-
-class Balanced(HTMLParser):
-    """Whether every element is closed, and which pictures have no words."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.pictures: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "img":
-            self.pictures.append(dict(attrs).get("alt") or "")
-        elif tag not in ("br", "source", "hr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
-
-
-def shown(value: Any) -> list[str]:
-    """Alt texts of a cell's pictures, when it shows something; it must have words too."""
-    if not hasattr(value, "_repr_html_"):
-        return []
-    parser, text = Balanced(), repr(value)
-    parser.feed(value._repr_html_())
-    parser.close()
-    assert not parser.open
-    assert text.strip() and " object at 0x" not in text
-    assert all(len(alt) > 20 for alt in parser.pictures)
-    assert not re.search(r"\bnan\b|\binf\b", text)
-    return parser.pictures
-
-
-def run_cells(chapter: Chapter, sources: list[str]) -> Iterator[tuple[str, Any]]:
-    """Run cells as a notebook does; yield what each shows."""
-    space: dict[str, Any] = {"chapter": chapter}
-    exec(CELLS[OPENING].replace("chapter.run()", ""), space)
-    for source in sources:
-        tree = ast.parse(source)
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        exec(compile(tree, "cell", "exec"), space)
-        if last is not None:
-            yield source, eval(compile(ast.Expression(last.value), "cell", "eval"), space)
-
-
-def again(self: Chapter, name: str) -> Again:
-    """Instead of training for a minute."""
-    experiment, lab = self.experiments[name], self.labs[0]
-    recorded = lab.library.get(lab.key(experiment, 1)) if lab.has(experiment, 1) else None
-    return Again(experiment, recorded, History([5.0, 4.0, 3.0, 2.5]), lab)
-
-
-def first_losses(self: Lab, experiment: Any, seed: int) -> list[float]:
-    return [5.0, 4.0, 3.0 if experiment.name != "temporal" else 3.5]
-
-
-def quick(fig: Figure, density: float = 1.0) -> bytes:
-    """Lay a figure out without drawing its pixels."""
-    fig.draw_without_rendering()
-    return b"png"
-
-
-def show_all(chapter: Chapter, monkeypatch: pytest.MonkeyPatch, sources: list[str]) -> dict[str, Any]:
-    """What every cell shows, by its source; any warning is an error, in drawing too."""
-    monkeypatch.setattr(Chapter, "again", again)
-    monkeypatch.setattr(Lab, "first_losses", first_losses)
-    monkeypatch.setattr(theme, "png", quick)
-    found = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for source, value in run_cells(chapter, sources):
-            found[source] = value
-            shown(value)
-    return found
 
 
 def test_the_whole_notebook_with_everything_run(tmp_path, monkeypatch):
     """Two seeds of motionshapes with all derived runs, and recorded runs of Weizmann beside them."""
     for result in Inventor("weizmann").all_runs((1,), ("manifest", "eli", "ido"), derived=False).values():
         write(result, tmp_path / "recorded")
-    chapter = open_chapter(tmp_path, seeds="1,2")
+    chapter = opened(tmp_path, seeds="1,2")
     file(chapter, Inventor("motionshapes").all_runs((1, 2)))
-    found = show_all(chapter, monkeypatch, CELLS[OPENING + 1 :])
+    found = CELLS.show(chapter, monkeypatch, CELLS.sources)
     methods = {m for source in found for m in re.findall(r"stilt\.(\w+)", source)}
     given = {n for c in (ChapterPage, ChapterFigures) for n in c.__annotations__}  # what a paper says of itself
-    given |= {"all_experiments", "claim_scores", "ledger_values", "published_name", "recorded"}
+    given |= {"all_experiments", "card", "claim_scores", "ledger_values", "published_name", "recorded"}
     public = {m for m in dir(StiltPage) if not m.startswith("_")} - given
     assert public - methods == {"example", "comparison", "compared", "one_out"}, "shown nowhere"
     pictures = [alt for value in found.values() for alt in shown(value)]
@@ -205,13 +92,13 @@ def test_the_whole_notebook_with_everything_run(tmp_path, monkeypatch):
 def test_what_is_shown_without_tags_and_without_derived_runs(tmp_path, monkeypatch):
     """One seed of Weizmann."""
     weizmann(tmp_path)
-    chapter = open_chapter(tmp_path, dataset="weizmann", splits="ido", seeds=1)
+    chapter = opened(tmp_path, dataset="weizmann", splits="ido", seeds=1)
     runs = Inventor("weizmann").all_runs((1,), ("ido",), derived=False)
     for result in runs.values():
         result.row["left_out"] = {"run/eli_run": "run/eli_run.avi cannot be opened as a video"}
     file(chapter, runs)
     dependent = r"stilt\.(?!architecture|drawing|published|recipe|deviations|glance)\w+|again = "
-    found = show_all(chapter, monkeypatch, [s for s in CELLS[OPENING + 1 :] if re.search(dependent, s)])
+    found = CELLS.show(chapter, monkeypatch, [s for s in CELLS.sources if re.search(dependent, s)])
     by_method = {re.search(r"stilt\.(\w+)", s)[1]: v for s, v in found.items() if "stilt." in s}
     for method in ("attention_snippets", "attention_regions", "snippets"):
         assert repr(by_method[method]) == "Not run."
@@ -224,7 +111,7 @@ def test_what_is_shown_without_tags_and_without_derived_runs(tmp_path, monkeypat
 
 def test_smoke_sized_runs(tmp_path, monkeypatch):
     """One clip of each class for training and for testing, two snippets a clip: short events may fall between them."""
-    chapter = open_chapter(tmp_path, preset="smoke")
+    chapter = opened(tmp_path, preset="smoke")
     clips = tuple(list(thin(part, 1)) for part in (shapes_clips((9, 10)), shapes_clips((1, 2))))
     runs = Inventor("motionshapes", clips).all_runs((1,))
     runs = {k: r for k, r in runs.items() if "held-out" not in k[0]}
@@ -232,10 +119,8 @@ def test_smoke_sized_runs(tmp_path, monkeypatch):
         for name in [n for n in r.arrays if n.startswith("attention_")]:
             r.arrays[name] = r.arrays[name][:, :2]
     file(chapter, runs)
-    dependent = (
-        r"stilt\.(examples|comparisons|claims|ledger|attention|samples|confusions|weights|factors|camera|snippets)"
-    )
-    found = show_all(chapter, monkeypatch, [s for s in CELLS[OPENING + 1 :] if re.match(dependent, s)])
+    dependent = "examples|comparisons|claims|ledger|attention|samples|confusions|weights|factors|camera|snippets"
+    found = CELLS.show(chapter, monkeypatch, CELLS.calls(dependent))
     assert len(found) == 15
 
 
@@ -247,7 +132,7 @@ def test_attention_on_an_event_that_falls_between_the_snippets(tmp_path):
     result = maker.derived("stil-snippets", "attention")
     for step in ("S1", "T", "S2"):
         result.arrays[f"attention_{step}"] = np.array([[0.25, 0.75]], np.float16)
-    chapter = open_chapter(tmp_path, seeds=1)
+    chapter = opened(tmp_path, seeds=1)
     file(chapter, {("stil-snippets+attention", "1", 1): result, ("stil-snippets", "1", 1): maker.run("stil-snippets")})
     caption = repr(StiltPage(chapter).attention_snippets())
     assert "T is largest at snippet 2" in caption and "shaded" not in caption
@@ -256,7 +141,7 @@ def test_attention_on_an_event_that_falls_between_the_snippets(tmp_path):
 def test_examples_show_what_they_say_and_only_usable_clips(tmp_path):
     """A first test clip that cannot be decoded must not end the page after hours of training."""
     weizmann(tmp_path)
-    chapter = open_chapter(tmp_path, dataset="weizmann", splits="ido", seeds=1)
+    chapter = opened(tmp_path, dataset="weizmann", splits="ido", seeds=1)
     bad = min(c.id for c in PERSONS[1])
     parts = PERSONS[0], [c for c in PERSONS[1] if c.id != bad]
     file(chapter, Inventor("weizmann", parts).all_runs((1,), ("ido",), derived=False))
@@ -268,7 +153,7 @@ def test_examples_show_what_they_say_and_only_usable_clips(tmp_path):
 
 
 def test_an_example_of_a_factor_is_of_that_factor(tmp_path):
-    chapter = open_chapter(tmp_path, seeds=1)
+    chapter = opened(tmp_path, seeds=1)
     file(chapter, Inventor("motionshapes").all_runs((1,), derived=False))
     page = StiltPage(chapter)
     tags = {c.id: c.tags for c in SHAPES[1]}
@@ -277,37 +162,49 @@ def test_an_example_of_a_factor_is_of_that_factor(tmp_path):
         assert tags[page.example(factor)]["camera"] == "0"
 
 
+CALLS = {
+    "architecture": [(2,), (3,)], "published": [(n,) for n in (1, 4, 5, 6)], "comparisons": [(n,) for n in (4, 5, 6)],
+    "comparison": [(4,)],
+}  # fmt: skip
+NEED_RUNS = {"attention_regions", "attention_snippets", "camera", "confusions", "factors", "samples", "snippets",
+             "weights", "weights_by_lambda"}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ["motionshapes", "weizmann"])
+def test_a_page_without_any_run_says_so_wherever_one_is_needed(dataset, tmp_path, monkeypatch):
+    draw_nothing(monkeypatch)
+    weizmann(tmp_path)
+    chapter = opened(tmp_path, dataset=dataset, **({"splits": "ido"} if dataset == "weizmann" else {}))
+    found = shown_with(StiltPage(chapter), CALLS)
+    silent = NEED_RUNS - ({"camera"} if dataset == "weizmann" else set())  # which has another reason
+    assert {name: text for name, text in found.items() if name in silent} == dict.fromkeys(silent, "Not run.")
+    for n in (4, 5, 6):
+        text = found[f"comparisons({n},)"]
+        assert f"Table {n} on {dataset}: nothing of it was run" in text and not re.search(r"\d\.\d", text)
+    assert "1 undecided, 14 not run" in found["observed"] and "runs: none" in found["footer"]
+
+
+@pytest.mark.parametrize("kept", ["spatial", "temporal", "stil-snippets", "stil-regions", "all but stil-snippets"])
+def test_a_page_with_some_runs_shows_what_there_is(kept, tmp_path, monkeypatch):
+    draw_nothing(monkeypatch)
+    chapter = opened(tmp_path, seeds=1)
+    runs = Inventor("motionshapes").all_runs((1,))
+    main = "stil-snippets"
+    wanted = [k for k in runs if (not k[0].startswith(main) if "but" in kept else re.split(r"[+/]", k[0])[0] == kept)]
+    file(chapter, {k: runs[k] for k in wanted})
+    found = shown_with(StiltPage(chapter), CALLS, UNCHANGING)
+    assert (found["weights"] == found["samples"] == "Not run.") == (kept != main)
+    assert "Not run." not in found["factors"] and f"{100 * 1 / 14:.1f}" in found["comparisons(4,)"]
+
+
 # ---------------------------------------------------------------- honesty
-
-
-def page_of(name: str, scores: Scores, preset_name: str, **given: Any) -> StiltPage:
-    page = StiltPage.__new__(StiltPage)
-    splits = given.pop("splits", tuple(scores.splits))
-    classes, official = OFFICIAL.get(name, (3, {}))
-    listed = given.pop("lists", official)
-    parameters = Parameters(dataset=name, preset=preset_name, **given)
-    data = SimpleNamespace(name=name, splits=splits, classes=range(classes), listed=listed)
-    facts = {"dataset": data, "preset": preset_name, "parameters": parameters}
-    page.chapter = SimpleNamespace(**facts)
-    page.main = scores
-    return page
-
-
-def reproduced(table: Table) -> dict[tuple[str, str], str]:
-    """What the columns of reproduced numbers hold, without what was not run and dashes."""
-    found = {}
-    for row in table.rows:
-        for column, cell in zip(table.columns, row, strict=True):
-            if isinstance(column, tuple) and column[1] == "reproduced" and cell not in (NOT_RUN, "–"):
-                found[str(row[0]), column[0].removesuffix(" (%)")] = str(cell)
-    return found
 
 
 @pytest.mark.parametrize("preset_name", ["small", "paper"])
 def test_published_tables_never_show_a_number_of_another_data_set(preset_name):
     scores = Scores(Inventor("motionshapes").all_runs((1, 2)))
     for name in ("motionshapes", "weizmann", "folder"):
-        page = page_of(name, scores, preset_name)
+        page = page_of(StiltPage, name, scores, preset_name)
         for number in (1, 4, 5, 6):
             table = page.published(number)
             assert reproduced(table) == {}, name
@@ -324,7 +221,7 @@ def ucf() -> Scores:
 
 def test_published_tables_show_numbers_by_the_papers_own_data_and_protocol():
     scores = ucf()
-    page = page_of("ucf101", scores, "paper")
+    page = page_of(StiltPage, "ucf101", scores, "paper")
     own = {n: reproduced(page.published(n)) for n in (1, 4, 5, 6)}
     assert own[1] == {}
     assert {row for row, _ in own[4]} == {c.row for c in reported("stilt") if c.table == "4"}
@@ -342,16 +239,16 @@ def test_another_scale_some_splits_or_other_weights_are_no_reproduction():
     scores = ucf()
     one = Scores({k: r for k, r in scores.runs.items() if k[1] == "1"})
     for page in (
-        page_of("ucf101", scores, "small"),
-        page_of("ucf101", one, "paper", splits=("1", "2", "3")),
-        page_of("ucf101", scores, "paper", weights="none"),
-        page_of("ucf101", scores, "paper", lists={"1": SplitList(90, 30, "a subset")}),
+        page_of(StiltPage, "ucf101", scores, "small"),
+        page_of(StiltPage, "ucf101", one, "paper", splits=("1", "2", "3")),
+        page_of(StiltPage, "ucf101", scores, "paper", weights="none"),
+        page_of(StiltPage, "ucf101", scores, "paper", lists={"1": SplitList(90, 30, "a subset")}),
     ):
         assert reproduced(page.published(4)) == {}
 
 
 def test_the_recipe_is_the_one_that_was_run(tmp_path):
-    page = page_of("motionshapes", Scores(Inventor("motionshapes").all_runs((1,))), "small")
+    page = page_of(StiltPage, "motionshapes", Scores(Inventor("motionshapes").all_runs((1,))), "small")
     rows = {row[0]: row[1:] for row in page.recipe().rows}
     paper, here = preset("paper", "motionshapes"), preset("small", "motionshapes")
     assert rows["iterations"] == (f"{paper.recipe.iterations:,}", f"{here.recipe.iterations:,}")
@@ -369,7 +266,7 @@ def test_every_departure_in_the_code_is_collected(tmp_path):
         ["grep", "-n", "DEVIATION:", "-r", papers, "--include=stilt*.py"], capture_output=True, text=True
     )
     lines = sorted(re.match(r".*/(.*\.py):(\d+):", line).group(1, 2) for line in found.stdout.splitlines())
-    page = page_of("motionshapes", Scores(Inventor("motionshapes").all_runs((1,))), "small")
+    page = page_of(StiltPage, "motionshapes", Scores(Inventor("motionshapes").all_runs((1,))), "small")
     rows = page.deviations().rows
     assert sorted(tuple(str(row[0]).split(", line ")) for row in rows) == lines and len(lines) >= 5
     for _, text in rows:

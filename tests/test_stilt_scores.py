@@ -167,7 +167,7 @@ def test_the_better_single_stream_is_judged_over_the_seeds_that_both_have():
     del runs["temporal", "1", 2]  # where it would have been the better one
     scores = Scores(runs)
     assert scores.seeds_with("best-single") == [1]
-    assert scores.best_single() == "spatial"
+    assert scores.best(("spatial", "temporal"), "best-single") == "spatial"
     np.testing.assert_array_equal(scores.scores("best-single", "1", 1), scores.scores("spatial", "1", 1))
 
 

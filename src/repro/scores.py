@@ -38,18 +38,19 @@ def clip_tags(dataset: str) -> Mapping[str, Mapping[str, str]]:
 class Scores(ABC):
     """Scores on the test clips of one data set, all seeds and splits of one scale together.
 
-    A paper's subclass gives `methods` and `scores`. ReproError when there are no runs.
+    A paper's subclass gives `methods` and `scores`. Without a run nothing says what the runs are of: `dataset` and
+    `classes` do then, every method is "not run", and ReproError when they are not given.
     """
 
     methods: ClassVar[Mapping[str, tuple[str, ...]]]  # method -> names of the experiments that it needs
 
-    def __init__(self, runs: Mapping[RunKey, Result]) -> None:
-        if not runs:
+    def __init__(self, runs: Mapping[RunKey, Result], dataset: str = "", classes: Sequence[str] = ()) -> None:
+        if not (runs or dataset):
             raise ReproError("there is no finished run to compute scores from: run the experiments first")
         self.runs = dict(runs)
-        any_row = next(iter(self.runs.values())).row
-        self.dataset: str = any_row["dataset"]
-        self.classes: list[str] = any_row["classes"]
+        any_run = next(iter(self.runs.values()), None)
+        self.dataset: str = any_run.row["dataset"] if any_run else dataset
+        self.classes: list[str] = list(any_run.row["classes"] if any_run else classes)
         self.splits = sorted({split for _, split, _ in self.runs})
         self.seeds = sorted({seed for _, _, seed in self.runs})
 

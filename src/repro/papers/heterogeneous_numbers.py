@@ -227,7 +227,7 @@ def _grid(scores: HeterogeneousScores) -> str:
         return ""
     mean = {pair: found[0].mean() for pair in GRID if (found := scores.correct(pair, seeds=seeds))}
     like, unlike = (np.mean([mean[pair] for pair in pairs]) for pairs in (LIKE, UNLIKE))
-    best = scores.best_isomorphic()
+    best = scores.best(LIKE, "best-isomorphic")
     return (
         f"best like pair {best} {_percent(mean[best])}, {PAIR} {_percent(mean[PAIR])}; mean of the {len(LIKE)} like "
         f"pairs {_percent(like)}, of the {len(UNLIKE)} unlike ones {_percent(unlike)}"
@@ -293,5 +293,5 @@ def _mean_class(scores: HeterogeneousScores) -> str:
 def _isomorphic(scores: HeterogeneousScores) -> str:
     if not scores.seeds_with("best-isomorphic"):
         return ""
-    best = scores.best_isomorphic()
+    best = scores.best(LIKE, "best-isomorphic")
     return f"the best like pair is {best}, {_accuracies(scores, (best, PAIR))}"

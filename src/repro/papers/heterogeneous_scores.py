@@ -9,7 +9,7 @@ test clips, which can only make "unlike beats like" harder to observe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from repro.errors import ReproError
@@ -52,16 +52,16 @@ class HeterogeneousScores(Scores):
 
     methods = _methods()
 
-    def __init__(self, runs: Mapping[RunKey, Result]) -> None:
+    def __init__(self, runs: Mapping[RunKey, Result], dataset: str = "", classes: Sequence[str] = ()) -> None:
         on_images = {k: r for k, r in runs.items() if r.row["dataset"] == IMAGES}
         self.images = {name: r for (name, _, _), r in on_images.items()}
-        super().__init__({k: r for k, r in runs.items() if k not in on_images})
+        super().__init__({k: r for k, r in runs.items() if k not in on_images}, dataset, classes)
 
     @lru_cache(maxsize=512)  # noqa: B019  (a Scores lives as long as the page that asks)
     def scores(self, method: str, split: str, seed: int, part: str = "test") -> Array:
         """Class scores (N, C) of a method: probabilities, or averaged logits for `+logits`."""
         if method == "best-isomorphic":
-            return self.scores(self.best_isomorphic(), split, seed, part)
+            return self.scores(self.best(LIKE, method), split, seed, part)
         if method == f"{PAIR}@chosen":
             return self.fused(PAIR, split, seed, self.choice(split, seed).weight, part=part)
         pair = method.removesuffix("+logits")
@@ -80,12 +80,6 @@ class HeterogeneousScores(Scores):
         """Scores (N, C) of a pair with some weight of the temporal stream."""
         spatial, temporal = (self.logits(name, split, seed, part) for name in self.needs(pair))
         return fuse(spatial, temporal, weight, scores)
-
-    def best_isomorphic(self) -> str:
-        """The like pair with the highest accuracy on the test clips, over all seeds and splits that have the four."""
-        seeds = self.seeds_with("best-isomorphic")
-        mean = {pair: found[0].mean() for pair in LIKE if (found := self.correct(pair, seeds=seeds))}
-        return max(mean, key=lambda pair: mean[pair])
 
     @lru_cache(maxsize=64)  # noqa: B019
     def choice(self, split: str, seed: int) -> Choice:

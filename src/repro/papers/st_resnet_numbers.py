@@ -301,7 +301,7 @@ def from_lengths(scores: Mapping[str, StResNetScores], lengths: Mapping[str, Seq
     used, tested = [], []
     for dataset, found in scores.items():
         frames = np.asarray(_lengths(dataset, lengths))
-        if not len(frames):
+        if not (len(frames) and found.runs):
             continue
         row = next(iter(found.runs.values())).row
         scale = preset(row["preset"], dataset)

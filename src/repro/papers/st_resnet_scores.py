@@ -67,7 +67,7 @@ class StResNetScores(Scores):
     def scores(self, method: str, split: str, seed: int, part: str = "test") -> Array:
         """Class probabilities (N, C) of a method; only their order counts where logits were averaged."""
         if method == "best-single":
-            return self.scores(self.best_single(), split, seed, part)
+            return self.scores(self.best(STREAMS, method), split, seed, part)
         if method == f"two-stream{PROBABILITIES}":
             both = [softmax(self.runs[name, split, seed].logits(name, part)) for name in STREAMS]
             return np.asarray((both[0] + both[1]) / 2)
@@ -88,7 +88,3 @@ class StResNetScores(Scores):
                 arrays = self.runs[f"{name}+probes", split, seed].arrays
                 found = [arrays[f"{what}_{o}"].astype(np.float32) for o in outputs]
         return np.asarray(np.mean(found, axis=0))
-
-    def best_single(self) -> str:
-        """The plain stream with the higher accuracy on the test clips, over all seeds and splits that have both."""
-        return self.best(STREAMS, "best-single")

@@ -29,6 +29,7 @@ from repro.papers.stilt_fusion import (
 from repro.scores import Scores
 
 Array = np.ndarray[Any, Any]
+PLAIN = ("spatial", "temporal")  # the streams trained alone
 
 # Candidates of lambda: 0 looks at the own class only; 1 / (C - 1) makes both terms of Eq. 5 equal in size (it is added
 # for the data set at hand); the paper gives none (ledger stilt-L9). The first of equals is chosen.
@@ -38,11 +39,10 @@ STRENGTHS = (3.0, 1.0, 10.0, 30.0, 0.3)  # of the entropy term, in units of summ
 
 def _methods() -> dict[str, tuple[str, ...]]:
     """Every method, and every run that starts from a trained network, with the experiments that it needs."""
-    plain = ("spatial", "temporal")
     fitted = ("", "+awf", "+awf-regularised")
-    out = {name: (name,) for name in plain} | {"best-single": plain} | {f"two-stream{f}": plain for f in fitted}
+    out = {name: (name,) for name in PLAIN} | {"best-single": PLAIN} | {f"two-stream{f}": PLAIN for f in fitted}
     for name in VARIANTS:
-        if name not in plain:
+        if name not in PLAIN:
             out |= {name + suffix: (name,) for suffix in (":spatial", ":temporal", *fitted)}
     for name in STIL:
         out |= {f"{name}+{run}": (f"{name}+{run}", name) for run in ("svm", "attention", "probes")}
@@ -75,20 +75,14 @@ class StiltScores(Scores):
         if fusion == "svm":
             return self.runs[f"{base}+svm", split, seed].logits("svm", part)
         if base == "best-single":
-            return self.scores(self.best_single(), split, seed, part)
-        if base in ("spatial", "temporal") or ":" in base:
+            return self.scores(self.best(PLAIN, base), split, seed, part)
+        if base in PLAIN or ":" in base:
             name, _, stream = base.partition(":")
             return softmax(self.runs[name, split, seed].logits(stream or name, part))
         spatial, temporal = self.pair(base, split, seed, part)
         if not fusion:
             return late_average(spatial, temporal)
         return fuse(self.fitted(method, split, seed).weights, spatial, temporal)
-
-    def best_single(self) -> str:
-        """The plain stream with the higher accuracy on the test clips, over all seeds and splits that have both."""
-        seeds = self.seeds_with("best-single")
-        mean = {m: found[0].mean() for m in ("spatial", "temporal") if (found := self.correct(m, seeds=seeds))}
-        return max(mean, key=lambda m: mean[m])
 
     def pair(self, base: str, split: str, seed: int, part: str = "test") -> tuple[Array, Array]:
         """Probabilities (N, C) of the spatial and of the temporal output."""

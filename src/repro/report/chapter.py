@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import yaml
 
 import repro
 from repro.data.catalog import unofficial
-from repro.evaluation import protocol
 from repro.experiments import Experiment, Lab
+from repro.metrics import NOT_RUN
 from repro.papers.reported import reported
 from repro.report import claims, tables
 from repro.report.chapter_figures import FACTORS, ChapterFigures
@@ -24,13 +25,13 @@ from repro.report.tables import Cell, Table
 from repro.report.theme import Shown
 from repro.results import Library
 from repro.scores import ClaimScores, RunKey, Scores, clip_tags, lab_runs, recorded_runs
-from repro.setup import recorded_folder
-from repro.training import Recipe
+from repro.setup import recorded_folder, splits_of
 
 Array = np.ndarray[Any, Any]
 # Printed columns by data set: cells that can be reproduced by the paper's own protocol.
 COLUMNS = {"ucf101": "UCF101", "hmdb51": "HMDB51", "kinetics400": "Kinetics"}
 RECORDED = ("motionshapes", "weizmann")
+QUOTED = "the-idea-step-by-step"  # the section that quotes a paper's code
 
 
 class ChapterPage(ChapterFigures, ABC):
@@ -44,7 +45,8 @@ class ChapterPage(ChapterFigures, ABC):
 
     def __init__(self, chapter: Chapter) -> None:
         runs = lab_runs(chapter.labs, self.all_experiments(chapter.experiments), chapter.seeds)
-        self.scores: dict[str, Any] = {chapter.dataset.name: self.scores_of(runs)}
+        data = chapter.dataset
+        self.scores: dict[str, Any] = {data.name: self.scores_of(runs, data.name, data.classes)}
         folder = recorded_folder()
         if folder and chapter.preset == "small":
             for name in RECORDED:
@@ -75,6 +77,26 @@ class ChapterPage(ChapterFigures, ABC):
         """What the paper calls a row of our comparison in its own table."""
         return label
 
+    # -- at a glance ------------------------------------------------------------------------------------------------
+
+    def card(self, facts: Mapping[str, Cell], claims: str = "") -> Shown:
+        """The card at the top: what a paper says of itself, its claims by verdict, and where to go.
+
+        `claims`: the anchor of the page's claims, where it is not the usual one.
+        """
+        name = self.paper.replace("_", "-")  # as anchors have it
+        host = repository()
+        code = f"{host}/src/repro/papers/{self.paper}.py" if host else f"#{QUOTED}"
+        verdicts = ", ".join(f"{n} {word}" for word, n in self.claims.counts().items() if n)
+        links = {
+            "claims": f"#{claims or f'claims-{name}'}",
+            "ledger": f"#ledger-{name}",
+            "paper": f"#{name}-references",
+            "code": code,
+            "notebook": f"../_sources/notebooks/{self.paper}.ipynb",  # where the book keeps what it was made from
+        }
+        return tables.glance({**facts, "Claims": verdicts}, links)
+
     # -- tables -----------------------------------------------------------------------------------------------------
 
     def observed(self) -> Shown:
@@ -93,7 +115,10 @@ class ChapterPage(ChapterFigures, ABC):
         column = self.columns.get(self.chapter.dataset.name)
         found = {}
         # The papers average accuracies over all splits. Other starting weights are another experiment.
-        whole = set(self.main.splits) == set(self.chapter.dataset.splits) and self.chapter.parameters.weights == "auto"
+        whole = (
+            set(self.main.splits) == set(splits_of("all", self.chapter.dataset.splits))
+            and self.chapter.parameters.weights == "auto"
+        )
         whole = whole and not unofficial(self.chapter.dataset)  # a subset is another data set
         if column and self.chapter.preset == "paper" and whole:
             known = {c.row for c in reported(self.paper) if (c.table, c.column) == (str(number), column)}
@@ -121,6 +146,9 @@ class ChapterPage(ChapterFigures, ABC):
             rows.append((label, {c: f[0] for c, f in found.items() if f}))
             chance |= {c: f[2] for c, f in found.items() if f}
             groups |= {c: f[1] for c, f in found.items() if f}
+        if not any(right for _, right in rows):
+            empty = tuple((label, NOT_RUN) for label in methods)
+            return Table(("method", "all"), empty, f"{title} on {name}: nothing of it was run")
         clips = {right["all"].shape[1] for _, right in rows if "all" in right} or {0}
         views = next(iter(scores.runs.values())).row["identity"]["protocol"]
         seeds = ", ".join(map(str, scores.seeds))
@@ -212,18 +240,11 @@ class ChapterPage(ChapterFigures, ABC):
         return tables.provenance([r.row for s in shown for r in s.runs.values()], self.stale)
 
 
-def schedule(recipe: Recipe) -> str:
-    """How the rate changes, in words."""
-    if recipe.schedule == "cosine":
-        return f"cosine to 0 after {recipe.warmup} steps of warm-up"
-    return f"times {recipe.gamma:g} at {', '.join(f'{m:,}' for m in recipe.milestones)}"
-
-
-def views_of(name: str) -> str:
-    """A test protocol in words."""
-    views = protocol(name)
-    seen = {"centre": "centre crop", "ten": "ten crops", "full": "whole frame", "full+flip": "whole frame and mirror"}
-    return f"{views.snippets} snippets, {seen[views.views]}"
+def repository() -> str:
+    """Address of the sources on their host, as the book's `_config.yml` has it; empty where it names none."""
+    path = Path(repro.__file__).resolve().parents[2] / "_config.yml"
+    found = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}).get("repository") or {}
+    return f"{found['url'].rstrip('/')}/blob/{found.get('branch') or 'main'}" if found.get("url") else ""
 
 
 def collect_deviations(path: Path) -> list[tuple[int, str]]:

@@ -19,6 +19,7 @@ from repro.scores import Scores, clip_tags
 
 Array = np.ndarray[Any, Any]
 FACTORS = ("appearance", "motion", "product", "binding", "order")
+NO_RUN = "Not run."
 CAMERAS = {"still": "0", "drifting": "1", "shaken": "2"}
 
 
@@ -51,9 +52,17 @@ class ChapterFigures:
         """The id of a test clip to show: of a factor, with a still camera, where the data set has such."""
         tags = clip_tags(self.chapter.dataset.name)
         if not tags:
-            return min(self.main.ids(self.main_run))  # of those that could be decoded
+            return min(self._tested())
         test = self.chapter.dataset.select(self.chapter.splits[0], "test")
         return min(c.id for c in test if tags[c.id]["factor"] == factor and tags[c.id]["camera"] == "0")
+
+    def _tested(self) -> dict[str, int]:
+        """Class of each test clip, by id: of those that could be decoded, or of all where nothing was run."""
+        if self.main.seeds_with(self.main_run):
+            labels = self.main.labels(self.main_run)
+            return {i: int(label) for i, label in zip(self.main.ids(self.main_run), labels, strict=True)}
+        clips = (c for split in self.chapter.splits for c in self.chapter.dataset.select(split, "test"))
+        return {c.id: c.label for c in clips if c.id not in self.chapter.labs[0].unusable}
 
     def moving_example(self) -> Shown:
         """A clip with its flow, moving."""
@@ -82,8 +91,8 @@ class ChapterFigures:
 
     def _one_per_class(self, count: int) -> list[str]:
         seen: dict[int, str] = {}
-        for label, clip_id in zip(self.main.labels(self.main_run), self.main.ids(self.main_run), strict=True):
-            seen.setdefault(int(label), clip_id)
+        for clip_id, label in self._tested().items():
+            seen.setdefault(label, clip_id)
         return [seen[label] for label in sorted(seen)][:count]
 
     def factors(self) -> Shown:
@@ -99,6 +108,8 @@ class ChapterFigures:
                     values.setdefault(factor, {})[label] = correct.mean(1)
                     interval = bootstrap_interval(correct, groups)
                     intervals[factor, label], chance[factor] = (interval.low, interval.high), level
+        if not values:
+            return absent(NO_RUN)
         return show(
             figures.per_factor(values, intervals, self.colours, chance),
             alt="Bars of accuracy for five factors and five networks: "
@@ -111,6 +122,8 @@ class ChapterFigures:
 
     def _overall(self) -> Shown:
         found = {label: f for label, m in self.methods.items() if (f := self.main.correct(m))}
+        if not found:
+            return absent(NO_RUN)
         values = {label: f[0].mean(1) for label, f in found.items()}
         intervals = {label: (i.low, i.high) for label, f in found.items() for i in [bootstrap_interval(f[0], f[1])]}
         return show(
@@ -130,6 +143,8 @@ class ChapterFigures:
                 arrays[label] = np.stack([f[0].mean(1) for f in found if f])
                 bounds = [bootstrap_interval(f[0], f[1]) for f in found if f]
                 intervals[label] = np.array([(b.low, b.high) for b in bounds])
+        if not arrays:
+            return absent(NO_RUN)
         text = "; ".join(f"{m}: " + ", ".join(f"{100 * v:.0f}" for v in a.mean(1)) for m, a in arrays.items())
         return show(
             figures.accuracy_against(list(CAMERAS), arrays, intervals, self.colours,
@@ -140,7 +155,10 @@ class ChapterFigures:
 
     def samples(self) -> Shown:
         """Clips that the whole network gets right and wrong."""
-        seed = self.main.seeds_with(self.whole)[0]
+        seeds = self.main.seeds_with(self.whole)
+        if not seeds:
+            return absent(NO_RUN)
+        seed = seeds[0]
         split = self.main.splits[0]
         run = self.main.runs[self.main_run, split, seed]
         scores = self.main.scores(self.whole, split, seed)
@@ -172,6 +190,8 @@ class ChapterFigures:
     def confusions(self) -> Shown:
         """The confusion matrix of the 20 most frequent classes and "other"."""
         seeds = self.main.seeds_with(self.whole)
+        if not seeds:
+            return absent(NO_RUN)
         labels = self.main.labels(self.whole)
         n = len(self.main.classes)
         matrix = sum(confusion(self.main.all_scores(self.whole, s).argmax(1), labels, n) for s in seeds)

@@ -1,7 +1,9 @@
 """A paper's claims as rows with a verdict: `load_claims` reads them, `evaluate` tests them on stored scores.
 
 A test compares method A with method B on the same clips (`kind: correct`, the default), two stored measurements
-(`measured`), or the paper's own printed numbers (`cells`). A `control` is shown but does not decide a claim's verdict.
+(`measured`), two numbers that have no spread because nothing was drawn (`counted`: parameters, multiply-adds), or a
+printed accuracy with the best other one (`cells`). What is counted is judged by its sign alone. A `control` is shown
+but does not decide a claim's verdict.
 """
 
 from __future__ import annotations
@@ -22,12 +24,18 @@ from repro.papers.reported import check_keys, number, read_yaml, reported
 Array = NDArray[Any]
 WORDS = {OBSERVED: "observed", OPPOSITE: "opposite", UNDECIDED: "undecided", NOT_RUN: "notrun"}  # word -> css class
 DATASETS = ("motionshapes", "weizmann", "ucf101", "hmdb51", "kinetics400", "ssv2", "folder")
-NEEDS = {"correct": ("a", "b"), "measured": ("measure",), "cells": ("table", "row", "same", "test_clips")}
+NEEDS = {
+    "correct": ("a", "b"),
+    "measured": ("measure",),
+    "counted": ("measure",),
+    "cells": ("table", "row", "same", "test_clips"),
+}
 NOTE = (
     "Difference with its 95 % interval (seeds and groups of clips resampled) and both means, in percentage points. "
     "Detectable: the smallest difference these data could have told from 0. Where a row holds one factor only, the "
     "baseline shows on the whole test set that it has learned."
 )
+NOTE_COUNTED = " Counts have no interval: their sign alone decides."
 
 
 class Scores(Protocol):
@@ -96,11 +104,14 @@ class ClaimRow:
     @property
     def interval(self) -> str:
         d = self.difference
-        return f"{100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]" if d else "-"
+        if d is None:
+            return "-"
+        between = "" if self.test.kind == "counted" else f" [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
+        return f"{100 * d.mean:+.1f}{between}"
 
     @property
     def remarks(self) -> str:
-        seeds = self.difference.note if self.difference and self.test.kind != "cells" else ""
+        seeds = self.difference.note if self.difference and self.test.kind not in ("counted", "cells") else ""
         role = self.test.role.replace("main", "")
         return "; ".join(text for text in (role, self.test.note, self.verdict.reason, seeds) if text)
 
@@ -131,7 +142,8 @@ class ClaimRows(list[ClaimRow]):
         head = "".join(f"<th>{name}</th>" for name in ("A vs B", "Data", "A - B, points", "Verdict", "Detectable"))
         body = "".join(_html_claim(claim, rows) for claim, rows in self.by_claim())
         table = f'<table class="claims"><thead><tr>{head}</tr></thead>{body}</table>'
-        return f'<div class="claims" style="overflow-x:auto">{table}<p><small>{NOTE}</small></p></div>'
+        note = NOTE + (NOTE_COUNTED if any(row.test.kind == "counted" for row in self) else "")
+        return f'<div class="claims" style="overflow-x:auto">{table}<p><small>{note}</small></p></div>'
 
     def __repr__(self) -> str:
         lines = []
@@ -216,11 +228,13 @@ def _row(claim: Claim, test: Test, dataset: str, scores: Scores) -> ClaimRow:
         return _cells_row(claim, test, dataset)
     comparison = test.measure or f"{test.a} vs {test.b}"
     accuracy = chance = above_chance = None  # of B; a measurement has none
-    if test.kind == "measured":
+    if test.kind in ("measured", "counted"):
         measured = scores.measure(test.measure, dataset)
         if measured is None:
             return ClaimRow(claim, test, comparison, dataset, Verdict(NOT_RUN))
         a, b, groups = measured
+        if test.kind == "counted":
+            return _counted_row(claim, test, dataset, np.asarray(a, float), np.asarray(b, float))
     else:
         left = scores.correct(test.a, dataset, test.subset, test.b)
         right = scores.correct(test.b, dataset, test.subset, test.a)
@@ -239,6 +253,29 @@ def _row(claim: Claim, test: Test, dataset: str, scores: Scores) -> ClaimRow:
     if difference.seeds < needed:
         found = Verdict(UNDECIDED, f"no verdict: {difference.seeds} of the {needed} seeds needed")
     return ClaimRow(claim, test, comparison, dataset, found, difference, (float(np.mean(a)), float(np.mean(b))))
+
+
+def _by_sign(gaps: Array, test: Test) -> Verdict:
+    """The verdict on counts, which have no spread: all on the claimed side, all on the other, or undecided.
+
+    Where A and B are claimed to be equal, the claimed side is "within the margin of 0".
+    """
+    reason = "by the sign alone"
+    gaps = np.round(gaps, 9)  # shares of equal counts may differ in the last bit
+    claimed = np.abs(gaps) <= test.margin if test.expected == 0 else np.sign(gaps) == test.expected
+    against = ~claimed if test.expected == 0 else np.sign(gaps) == -test.expected
+    if claimed.all() or against.all():
+        return Verdict(OBSERVED if claimed.all() else OPPOSITE, reason)
+    return Verdict(UNDECIDED, f"{reason}, which is the claimed one in {claimed.sum()} of {claimed.size} cases")
+
+
+def _counted_row(claim: Claim, test: Test, dataset: str, a: Array, b: Array) -> ClaimRow:
+    """Counts, case by case: nothing was drawn, so there is nothing to resample."""
+    gaps = a - b
+    gap, clips = float(gaps.mean()), gaps.shape[1]
+    difference = Difference(gap, gap, gap, 0.0, 1, clips, clips)
+    means = float(a.mean()), float(b.mean())
+    return ClaimRow(claim, test, test.measure, dataset, _by_sign(gaps, test), difference, means)
 
 
 def _cells_row(claim: Claim, test: Test, dataset: str) -> ClaimRow:
@@ -279,12 +316,13 @@ def _columns(row: ClaimRow) -> list[str]:
     d, means = row.difference, row.means
     assert d is not None and means is not None  # rows that were not run are listed apart
     size = f"{d.clips} clips, {d.seeds} seed{'s' * (d.seeds > 1)}" if row.test.kind == "correct" else f"n = {d.clips}"
+    detectable = "-" if row.test.kind == "counted" else f"{100 * d.detectable:.1f}"
     return [
         row.comparison,
         f"{row.where} ({size})",
         f"{row.interval} ({100 * means[0]:.1f} vs {100 * means[1]:.1f})",
         row.verdict.word + (f" ({row.remarks})" if row.remarks else ""),
-        f"{100 * d.detectable:.1f}",
+        detectable,
     ]
 
 

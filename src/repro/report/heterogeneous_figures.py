@@ -18,7 +18,7 @@ from repro.papers.heterogeneous_fusion import WEIGHT, WEIGHTS
 from repro.papers.heterogeneous_numbers import agreements, right_at, weight_name
 from repro.papers.heterogeneous_scores import BASES, FOLDS, GRID, LIKE, PAIR, UNLIKE, HeterogeneousScores
 from repro.report import diagrams, grids
-from repro.report.chapter_figures import ChapterFigures, absent
+from repro.report.chapter_figures import NO_RUN, ChapterFigures, absent
 from repro.report.figures import show
 from repro.report.grids import Valued
 from repro.report.theme import APPEARANCE, CROSSING, FUSED, MOTION, Shown, lighter
@@ -145,7 +145,7 @@ class HeterogeneousFigures(ChapterFigures):
             share = [f"{100 * s:.0f} %" for s in run.arrays["equal_share"]]
             told.append(f"{way}: {share[0]} before, {share[1]} after")
         if not rows:
-            return absent("Not run.")
+            return absent(NO_RUN)
         channels = [f"{axis}{i + 1}" for i in range(next(iter(rows.values())).shape[1] // 2) for axis in "uv"]
         return show(
             grids.filters(rows, channels),
@@ -185,7 +185,7 @@ class HeterogeneousFigures(ChapterFigures):
     def fusion_curve(self) -> Shown:
         """Accuracy of the paper's pair against the fusion weight, on the test clips and on the folds."""
         if not self.main.seeds_with(PAIR):
-            return absent("Not run.")
+            return absent(NO_RUN)
         right = [right_at(self.main, w) for w in WEIGHTS]  # (S, N) each
         groups = self.main.groups(PAIR)
         bounds = np.array([(i.low, i.high) for r in right for i in [bootstrap_interval(r, groups)]])

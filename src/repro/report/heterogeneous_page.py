@@ -35,9 +35,10 @@ from repro.papers.heterogeneous_numbers import (
 from repro.papers.heterogeneous_scores import BASES, LIKE, PAIR, HeterogeneousScores
 from repro.papers.reported import find, number
 from repro.report import tables
-from repro.report.chapter import ChapterPage, schedule, views_of
-from repro.report.chapter_figures import absent
+from repro.report.chapter import ChapterPage
+from repro.report.chapter_figures import NO_RUN, absent
 from repro.report.heterogeneous_figures import NAMES, HeterogeneousFigures, pair_name
+from repro.report.recipes import recipe_table, schedule, starting_weights
 from repro.report.tables import ABSENT, Cell, Table, link
 from repro.report.theme import Shown
 from repro.training import Recipe
@@ -143,8 +144,7 @@ class HeterogeneousPage(ChapterPage, HeterogeneousFigures):
         """The card at the top."""
         pair = counted()[ROW]
         spatial, temporal = (self.chapter.experiments[name].sampling for name in MAIN)
-        counts = self.claims.counts()
-        return tables.glance(
+        return self.card(
             {
                 "Paper": "Chen, Bai, Gao, Tinega, Ding: IEEE Access 7 (2019)",
                 "Streams": f"RGB frames; stacks of {TEMPORAL.flow_frames} optical flow fields "
@@ -154,9 +154,7 @@ class HeterogeneousPage(ChapterPage, HeterogeneousFigures):
                 "snippet (101 classes, counted)",
                 "Here": f"{self.chapter.preset}: {spatial.snippets} snippets of 1 frame or {temporal.flow_frames} flow "
                 "fields in training",
-                "Claims": ", ".join(f"{n} {word}" for word, n in counts.items() if n),
-            },
-            {"claims": "#claims-heterogeneous", "ledger": "#ledger-heterogeneous"},
+            }
         )
 
     # -- architecture -----------------------------------------------------------------------------------------------
@@ -195,13 +193,7 @@ class HeterogeneousPage(ChapterPage, HeterogeneousFigures):
 
     def recipe(self) -> Table:
         """The paper's schedule beside the one of this page."""
-        name = self.chapter.dataset.name
-        here, weights = preset(self.chapter.preset, name), self.chapter.parameters.weights
-        if weights != "auto":
-            here = replace(here, weights=weights)
-        columns = {"paper": preset("paper", name), f"here ({self.chapter.preset})": here}
         rows: dict[str, Callable[[Preset], str]] = {
-            "width of the networks": lambda p: f"{p.width:g}",
             "starting weights": _start,
             "optimiser": lambda p: (
                 f"SGD, momentum {p.recipes['spatial'].momentum:g}, weight decay "
@@ -218,14 +210,13 @@ class HeterogeneousPage(ChapterPage, HeterogeneousFigures):
                 f"{p.sampling.crop} px of frames with shorter side {p.short_side} px, sides "
                 + ", ".join(str(int(s * p.short_side)) for s in p.sampling.scales)
             ),
-            "test": lambda p: views_of(p.protocol),
         }
-        body = tuple((label, *(text(p) for p in columns.values())) for label, text in rows.items())
         note = (
             "The paper names neither dropout nor frozen batch normalisation; the first column has those of the work it "
             "stands on (ledger heterogeneous-L13). From scratch nothing is frozen."
         )
-        return Table(("", *columns), body, "The recipe of the paper and the one of this page", note)
+        network = (MAIN[0], f"{MAIN[1]}-transplanted")
+        return recipe_table(self.chapter, preset, rows, network, note)
 
     # -- tables -----------------------------------------------------------------------------------------------------
 
@@ -255,7 +246,7 @@ class HeterogeneousPage(ChapterPage, HeterogeneousFigures):
         changed = [method for method in ABLATIONS.values() if method not in MAIN]
         run = [s for s in self.scores.values() if any(s.seeds_with(method) for method in changed)]
         if not run:
-            return absent("Not run.")
+            return absent(NO_RUN)
         found = [self.compared("Without a part of the recipe", ABLATIONS, s) for s in run]
         return Shown("\n\n".join(map(repr, found)), "".join(t._repr_html_() for t in found))
 
@@ -295,7 +286,7 @@ def _start(p: Preset) -> str:
         r = p.recipes["images"]
         pictures = p.images["classes"] * p.images["per_class"]
         return f"trained here on {pictures:,} generated textures, {r.iterations:,} updates of {r.batch}"
-    return {"imagenet": "ImageNet", "none": "random"}.get(p.weights, p.weights)
+    return starting_weights(p)
 
 
 def _counted(label: str, count: Any, printed: str = ABSENT, entry: str = "") -> tuple[Cell, ...]:

@@ -23,7 +23,7 @@ from repro.papers.st_resnet_derived import MAIN
 from repro.papers.st_resnet_layers import Field, receptive_fields
 from repro.papers.st_resnet_scores import StResNetScores
 from repro.report import diagrams, figures, theme
-from repro.report.chapter_figures import ChapterFigures, absent
+from repro.report.chapter_figures import NO_RUN, ChapterFigures, absent
 from repro.report.diagrams import Box
 from repro.report.figures import show
 from repro.report.theme import APPEARANCE, CROSSING, FUSED, INK, MOTION, SMALL, WIDTH, Shown, lighter, themed
@@ -86,7 +86,7 @@ class StResNetFigures(ChapterFigures):
                 bounds = [bootstrap_interval(f[0], f[1]) for f in found]
                 intervals[label] = np.array([(b.low, b.high) for b in bounds])
         if not arrays:
-            return absent("Not run.")
+            return absent(NO_RUN)
         hues = dict(zip(subsets, (APPEARANCE, lighter(APPEARANCE, 0.5)), strict=False))
         text = "; ".join(f"{m}: " + ", ".join(f"{100 * v:.0f}" for v in a.mean(1)) for m, a in arrays.items())
         return show(

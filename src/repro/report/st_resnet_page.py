@@ -20,8 +20,9 @@ from repro.papers.st_resnet_layers import conv1_responses, layer_table
 from repro.papers.st_resnet_numbers import StResNetClaims, ledger_values
 from repro.papers.st_resnet_scores import StResNetScores
 from repro.report import tables
-from repro.report.chapter import ChapterPage, schedule, views_of
+from repro.report.chapter import ChapterPage
 from repro.report.chapter_figures import FACTORS
+from repro.report.recipes import recipe_table, schedule
 from repro.report.st_resnet_figures import STAR, StResNetFigures, clip_tensors
 from repro.report.tables import Cell, Column, Table
 from repro.report.theme import Shown
@@ -122,9 +123,9 @@ class StResNetPage(ChapterPage, StResNetFigures):
         with torch.device("meta"):
             model = build(Config(), 101)
             chunk = torch.zeros(1, 1, 3, 224, 224), torch.zeros(1, 1, 20, 224, 224)
-        counts, main = self.claims.counts(), self.chapter.experiments[MAIN]
+        main = self.chapter.experiments[MAIN]
         seen, tested = main.sampling, protocol(main.protocol)
-        return tables.glance(
+        return self.card(
             {
                 "Paper": "Feichtenhofer, Pinz, Wildes: NIPS 2016",
                 "Streams": "appearance: RGB frames; motion: stacks of 10 optical flow fields (20 channels)",
@@ -133,9 +134,7 @@ class StResNetPage(ChapterPage, StResNetFigures):
                 f"{multiply_adds(model, *chunk) / 1e9:.1f} G multiply-adds a chunk (101 classes, counted)",
                 "Here": f"{self.chapter.preset}, width {main.config['width']:g}: {seen.snippets} chunks of 1 frame and "
                 f"{seen.flow_frames} flow fields in training, {tested.snippets} in the test",
-                "Claims": ", ".join(f"{n} {word}" for word, n in counts.items() if n),
-            },
-            {"claims": "#claims-st-resnet", "ledger": "#ledger-st-resnet"},
+            }
         )
 
     # -- architecture and recipe ------------------------------------------------------------------------------------
@@ -172,14 +171,7 @@ class StResNetPage(ChapterPage, StResNetFigures):
 
     def recipe(self) -> Table:
         """What all phases share: the paper's, and this page's."""
-        name = self.chapter.dataset.name
-        here, weights = preset(self.chapter.preset, name), self.chapter.parameters.weights
-        if weights != "auto":
-            here = replace(here, weights=weights)
-        columns = {"paper": preset("paper", name), f"here ({self.chapter.preset})": here}
         rows: dict[str, Callable[[Preset], str]] = {
-            "width of the networks": lambda p: f"{p.width:g}",
-            "starting weights": lambda p: {"imagenet": "ImageNet", "none": "random"}.get(p.weights, p.weights),
             "optimiser": lambda p: (
                 f"SGD, momentum {p.recipes['chunks'].momentum:g}, weight decay {p.recipes['chunks'].weight_decay:g}"
             ),
@@ -187,11 +179,10 @@ class StResNetPage(ChapterPage, StResNetFigures):
             "flow": lambda p: (
                 "mean of each field subtracted" if p.samplings["motion"].subtract_mean_flow else "as it is"
             ),
-            "test": lambda p: views_of(p.protocol),
         }
-        body = tuple((label, *(text(p) for p in columns.values())) for label, text in rows.items())
         note = "Weight decay is the authors' code's; the paper has none (ledger st_resnet-L19)."
-        return Table(("", *columns), body, "What all phases of the paper and of this page share", note)
+        shared = "What all phases of the paper and of this page share"
+        return recipe_table(self.chapter, preset, rows, ("star",), note, shared)
 
     def phases(self) -> Table:
         """Table 2: the phases as printed, and those of this page."""

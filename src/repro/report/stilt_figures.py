@@ -14,7 +14,7 @@ from repro.papers.stilt_derived import SNIPPET_COUNTS
 from repro.papers.stilt_numbers import MAIN, probe, weights_by_lambda
 from repro.papers.stilt_scores import StiltScores
 from repro.report import diagrams, drawings, figures
-from repro.report.chapter_figures import ChapterFigures, absent
+from repro.report.chapter_figures import NO_RUN, ChapterFigures, absent
 from repro.report.figures import show
 from repro.report.theme import APPEARANCE, CROSSING, FUSED, MOTION, Shown, lighter
 from repro.scores import clip_tags
@@ -83,7 +83,7 @@ class StiltFigures(ChapterFigures):
 
         found = {n: c for n in SNIPPET_COUNTS if (c := probe(self.main, f"snippets_{n}")) is not None}
         if not found:
-            return absent("Not run.")
+            return absent(NO_RUN)
         groups = self.main.groups(MAIN)
         bounds = np.array([(i.low, i.high) for c in found.values() for i in [bootstrap_interval(c, groups)]])
         arrays = {"STIL, snippets": np.stack([c.mean(1) for c in found.values()])}
@@ -101,7 +101,7 @@ class StiltFigures(ChapterFigures):
         name, seed = f"{MAIN}+attention", self.chapter.seeds[0]
         run = self.main.runs.get((name, self.chapter.splits[0], seed))
         if run is None:
-            return absent("Not run.")
+            return absent(NO_RUN)
         ids, tags = run.ids(), clip_tags(self.main.dataset)
         short = [k for k, i in enumerate(ids) if tags and tags[i]["event"] == "short" and tags[i]["camera"] == "0"]
         k = short[0] if short else 0
@@ -129,7 +129,7 @@ class StiltFigures(ChapterFigures):
         """Attention over the regions of one frame, from a recorded network."""
         run = self.main.runs.get(("stil-regions+attention", self.chapter.splits[0], self.chapter.seeds[0]))
         if run is None:
-            return absent("Not run.")
+            return absent(NO_RUN)
         kept = run.ids()[: len(run.arrays["attention_T"])]
         k = next((j for j, i in enumerate(kept) if i.endswith("c01")), 0)
         maps = {s: run.arrays[f"attention_{s}"][k].astype(float) for s in ("S1", "T", "S2")}
@@ -146,7 +146,10 @@ class StiltFigures(ChapterFigures):
 
     def weights(self) -> Shown:
         """The weight pair that AWF gives each class, as written and regularised (first seed)."""
-        seed, split = self.main.seeds_with(MAIN)[0], self.main.splits[0]
+        seeds = self.main.seeds_with(MAIN)
+        if not seeds:
+            return absent(NO_RUN)
+        seed, split = seeds[0], self.main.splits[0]
         fitted = self.main.fitted(f"{MAIN}+awf-regularised", split, seed)
         w = fitted.weights
         return show(
@@ -159,6 +162,8 @@ class StiltFigures(ChapterFigures):
 
     def weights_by_lambda(self) -> Shown:
         """Which stream each class takes as lambda grows (ledger stilt-L9)."""
+        if not self.main.seeds_with(MAIN):
+            return absent(NO_RUN)
         lambdas, weights = weights_by_lambda(self.main)
         share = weights[:, :, 0].mean(1)
         return show(

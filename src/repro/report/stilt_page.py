@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,7 +20,8 @@ from repro.papers.stilt_numbers import MAIN, MEASURES, ledger_values
 from repro.papers.stilt_printed import from_cells
 from repro.papers.stilt_scores import StiltScores
 from repro.report import tables
-from repro.report.chapter import ChapterPage, schedule, views_of
+from repro.report.chapter import ChapterPage
+from repro.report.recipes import recipe_table, schedule
 from repro.report.stilt_figures import StiltFigures
 from repro.report.tables import Table
 from repro.report.theme import Shown
@@ -99,9 +99,8 @@ class StiltPage(ChapterPage, StiltFigures):
         with torch.device("meta"):
             model = build(Config(), 101)
             snippet = torch.zeros(1, 1, 3, 224, 224), torch.zeros(1, 1, 20, 224, 224)
-        counts = self.claims.counts()
         sampling = self.chapter.experiments[MAIN].sampling
-        return tables.glance(
+        return self.card(
             {
                 "Paper": "Liu, Ma, Yang, Ji, Wang, Jiang: Information Sciences 606 (2022)",
                 "Streams": "RGB frames; stacks of 10 optical flow fields (20 channels)",
@@ -110,9 +109,8 @@ class StiltPage(ChapterPage, StiltFigures):
                 f"{multiply_adds(model, *snippet) / 1e9:.1f} G multiply-adds a snippet (101 classes, counted)",
                 "Here": f"{self.chapter.preset}: {sampling.snippets} snippets of 1 frame and "
                 f"{sampling.flow_frames} flow fields in training",
-                "Claims": ", ".join(f"{n} {word}" for word, n in counts.items() if n),
             },
-            {"claims": "#claims", "ledger": "#ledger-stilt"},
+            claims="claims",
         )
 
     # -- architecture -----------------------------------------------------------------------------------------------
@@ -141,14 +139,7 @@ class StiltPage(ChapterPage, StiltFigures):
 
     def recipe(self) -> Table:
         """The paper's schedule beside the one of this page."""
-        name = self.chapter.dataset.name
-        here, weights = preset(self.chapter.preset, name), self.chapter.parameters.weights
-        if weights != "auto":
-            here = replace(here, weights=weights)
-        columns = {"paper": preset("paper", name), f"here ({self.chapter.preset})": here}
         rows: dict[str, Callable[[Preset], str]] = {
-            "width of the networks": lambda p: f"{p.width:g}",
-            "starting weights": lambda p: {"imagenet": "ImageNet", "none": "random"}.get(p.weights, p.weights),
             "optimiser": lambda p: f"SGD, momentum {p.recipe.momentum:g}, weight decay {p.recipe.weight_decay:g}",
             "clips an update": lambda p: str(p.recipe.batch),
             "iterations": lambda p: f"{p.recipe.iterations:,}",
@@ -156,11 +147,9 @@ class StiltPage(ChapterPage, StiltFigures):
             "snippets in training": lambda p: str(p.sampling.snippets),
             "flow fields a snippet": lambda p: str(p.sampling.flow_frames),
             "crop": lambda p: f"{p.sampling.crop} px of frames with shorter side {p.short_side} px",
-            "test": lambda p: views_of(p.protocol),
         }
-        body = tuple((label, *(text(p) for p in columns.values())) for label, text in rows.items())
         note = "The paper gives neither snippets nor test views (ledger stilt-L16); the first column has our choice."
-        return Table(("", *columns), body, "The recipe of the paper and the one of this page", note)
+        return recipe_table(self.chapter, preset, rows, (MAIN,), note)
 
 
 def _spaced(text: str) -> str:
