@@ -1,0 +1,51 @@
+"""Balanced mini-batches for losses that compare clips: N classes, M clips of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from repro.data.sampling import sample_rng
+from repro.errors import ReproError
+
+
+class BalancedOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, position): N classes drawn at random, then M clips of each, both without replacement.
+
+    Clips of a class stand side by side, M at a time. Of a class with fewer than M clips every one comes equally often,
+    give or take one; the epoch numbers within a batch differ for repeats of a clip, so that each has its own crop.
+
+    Batch i is a pure function of (seed, i): loader processes and restarts change nothing. `epoch` counts i and repeats,
+    not passes over the data; no (epoch, position) comes twice. Takes the place of `EndlessOrder`.
+    """
+
+    def __init__(self, labels: Sequence[int], classes: int, instances: int, seed: int, first: int, last: int) -> None:
+        if classes < 1 or instances < 1:
+            raise ReproError(f"batches of {classes} classes of {instances} clips: both must be at least 1")
+        found = np.asarray(labels)
+        self.members = [np.flatnonzero(found == label) for label in np.unique(found)]  # positions per class
+        if len(self.members) < classes:
+            raise ReproError(
+                f"batches of {classes} classes from clips of {len(self.members)}: lower the number of classes"
+            )
+        self.classes, self.instances = classes, instances
+        self.seed, self.first, self.last = seed, first, last
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (self.batch(i) for i in range(self.first, self.last))
+
+    def batch(self, i: int) -> list[tuple[int, int]]:
+        """Return batch i, counted from 0: N * M pairs (epoch, position)."""
+        rng = sample_rng(self.seed, i, "balanced batch")
+        items = []
+        for c in rng.choice(len(self.members), self.classes, replace=False):
+            shuffled = rng.permutation(self.members[c])
+            for slot in range(self.instances):
+                repeat, place = divmod(slot, len(shuffled))
+                items.append((i * self.instances + repeat, int(shuffled[place])))
+        return items
