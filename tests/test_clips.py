@@ -95,6 +95,12 @@ def test_chains_of_snippets():
         steps.add(step)
     assert steps == {2, 3, 4}
     assert sampling.test_starts(40, 4).tolist() == [0, 9, 19, 29]  # as without a stride
+    assert sampling.test_chain(40, 5).tolist() == [6, 10, 14, 18, 22]  # as trained: the largest stride, centred
+    assert sampling.test_chain(24, 5).tolist() == [0, 3, 6, 9, 12]  # or the largest that fits
+    chained = TestViews("x", 5, "full", chain=True)
+    [sample] = [TestSamples(FakeStore({"c0/v00": (40, 16, 20)}), make_clips(1), sampling, chained)[0]]
+    stored = FakeStore({"c0/v00": (40, 16, 20)}).open("c0/v00")
+    assert torch.equal(sample["rgb"][0], stored.rgb([11, 15, 19, 23, 27]))  # the middle frames of the windows
     short = sampling.test_starts(13, 5)  # three starts for five snippets: there and back
     assert short.tolist() == [0, 1, 2, 1, 0]
     assert replace(sampling, stride=None).test_starts(13, 5).tolist() == [0, 0, 1, 1, 2]

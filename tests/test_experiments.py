@@ -19,7 +19,7 @@ from repro.experiments import Experiment, Lab, fold_of, seeds_of, thin
 from repro.flow.store import ClipStore
 from repro.flow.tvl1 import backend_name
 from repro.results import Library, Result, comparable, rows
-from repro.training import save_atomically
+from repro.training import save_atomically, sum_of_losses
 
 EXPERIMENT = Experiment(
     paper="paper", name="tiny", preset="small", config={"width": 0.25}, recipe=replace(RECIPE, iterations=4),
@@ -57,6 +57,28 @@ def no_training(*_, **__):
 
 
 # ---------------------------------------------------------------- memoised
+
+
+def test_what_is_not_used_does_not_enter_the_key():
+    identity = EXPERIMENT.identity()
+    assert not {"balanced"} & identity["recipe"].keys() and not {"stride", "sides"} & identity["sampling"].keys()
+    recipe = replace(EXPERIMENT.recipe, micro_batch=4, balanced=(2, 2))
+    assert replace(EXPERIMENT, recipe=recipe).identity()["recipe"]["balanced"] == [2, 2]
+
+
+def test_an_experiment_may_have_a_loss_of_its_own(lab):
+    """The run, its first losses and its repetition all use it, and batches that are balanced."""
+    recipe = replace(EXPERIMENT.recipe, micro_batch=4, balanced=(2, 2))
+    mine = replace(EXPERIMENT, config={"loss": "double"}, recipe=recipe, loss=double)
+    plain = replace(EXPERIMENT, config={"loss": "plain"}, recipe=recipe)
+    lost = lab.run(mine, 1).row["provenance"]["first_losses"]
+    assert lost[0] == pytest.approx(2 * lab.run(plain, 1).row["provenance"]["first_losses"][0], abs=2e-6)
+    assert lab.verify(mine, 1) and not lab.verify(replace(mine, loss=plain.loss), 1)
+    assert lab.repeat(mine, 1).losses[:3] == pytest.approx(lost, abs=1e-6)
+
+
+def double(outputs, labels):
+    return 2 * sum_of_losses(outputs, labels)
 
 
 def test_a_second_call_trains_nothing(lab, root, store, tmp_path, monkeypatch):
@@ -147,6 +169,11 @@ def test_every_part_of_an_identity_enters_the_key(tmp_path):
         others = {"schedule": "cosine", "flip": False, "streams": ("rgb",), "milestones": (7,), "scales": (1.0,)}
         others |= {"micro_batch": 1}
         for name, old in asdict(value).items():
+            if name == "balanced":  # asks for a batch of its own
+                whole = replace(value, micro_batch=value.batch)
+                made = (whole, replace(whole, balanced=(2, 2)), replace(whole, balanced=(1, 4)))
+                variants += [replace(EXPERIMENT, recipe=recipe) for recipe in made]
+                continue
             other = others.get(name, 8 if isinstance(old, int) else 0.123)
             variants.append(replace(EXPERIMENT, **{what: replace(value, **{name: other})}))
     variants += [replace(EXPERIMENT, paper="other"), replace(EXPERIMENT, config={"width": 0.5})]

@@ -13,8 +13,9 @@ import pytest
 import torch
 from fakes import RECIPE, SAMPLING, FakeStore, TinyNet, fresh_run, make_clips
 
-from repro.data.clips import TrainingSamples
+from repro.data.clips import TestViews, TrainingSamples
 from repro.errors import ReproError
+from repro.evaluation import evaluate
 from repro.training import (
     Recipe,
     TrainingError,
@@ -66,7 +67,13 @@ def test_the_optimiser_gets_the_rate_of_each_iteration(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"micro_batch": 3}, "no multiple"), ({"schedule": "steps"}, "unknown schedule"), ({"iterations": 0}, "at least")],
+    [
+        ({"micro_batch": 3}, "no multiple"),
+        ({"schedule": "steps"}, "unknown schedule"),
+        ({"iterations": 0}, "at least"),
+        ({"balanced": (2, 2)}, "2 classes of 2 clips need batch and micro_batch 4"),
+        ({"balanced": (2, 3), "micro_batch": 4}, "2 classes of 3 clips need batch and micro_batch 6"),
+    ],
 )
 def test_recipes_that_make_no_sense(changes, message):
     with pytest.raises(ReproError, match=message):
@@ -356,3 +363,48 @@ def test_a_loss_for_each_chunk_is_their_mean():
     slow = sum(-torch.log_softmax(chunks[b, t], 0)[labels[b]] for b in range(4) for t in range(5)) / 20
     slow = slow + sum(-torch.log_softmax(plain[b], 0)[labels[b]] for b in range(4)) / 4
     assert float(sum_of_losses({"a": chunks, "b": plain}, labels)) == pytest.approx(float(slow), rel=1e-6)
+
+
+# ---------------------------------------------------------------- networks over time, losses between clips
+
+
+class TinyNet3D(torch.nn.Module):
+    """A convolution over (channels, snippets, height, width), and a 2D one behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3d, self.conv2d = torch.nn.Conv3d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 2, 3)
+
+    def forward(self, rgb, flow):
+        x = torch.relu(self.conv3d(rgb.transpose(1, 2))).mean(2)
+        return {"rgb": self.conv2d(x).mean((2, 3))}
+
+
+def test_3d_convolutions_train_and_are_tested():
+    torch.manual_seed(0)
+    model, samples = TinyNet3D(), TrainingSamples(FakeStore(), make_clips(4), replace(SAMPLING, streams=("rgb",)), 1)
+    before = model.conv3d.weight.detach().clone()
+    train(model, samples, replace(RECIPE, iterations=2))
+    assert not torch.equal(model.conv3d.weight, before)
+    assert model.conv2d.weight.is_contiguous(memory_format=torch.channels_last)
+    logits = evaluate(model, FakeStore(), make_clips(3), samples.sampling, TestViews("x", 2, "full"))
+    assert logits["rgb"].shape == (3, 2)
+
+
+def test_a_loss_may_ask_for_balanced_batches():
+    seen = []
+
+    def loss(outputs, labels):
+        seen.append(labels.tolist())
+        return sum_of_losses(outputs, labels)
+
+    recipe = replace(RECIPE, iterations=5, micro_batch=4, balanced=(2, 2))
+    clips = [clip for clip in make_clips(12) if clip.label == 0 or clip.id.endswith("01")]  # six of one, one of another
+    samples = TrainingSamples(FakeStore(), clips, SAMPLING, 1)
+    torch.manual_seed(1)
+    losses = train(TinyNet(), samples, recipe, loss=loss).losses
+    assert len(seen) == 5 and all(sorted(labels) == [0, 0, 1, 1] for labels in seen)
+    plain = replace(recipe, balanced=None)
+    torch.manual_seed(1)
+    assert train(TinyNet(), samples, plain, loss=loss).losses != losses
+    assert any(sorted(labels) != [0, 0, 1, 1] for labels in seen[5:])

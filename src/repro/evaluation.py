@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from repro.data.catalog import Clip
 from repro.data.clips import Sampling, Store, TestSamples, TestViews
 from repro.errors import ReproError, nearest
-from repro.training import pick_device, precision, to_network
+from repro.training import channels_last, pick_device, precision, to_network
 
 PROTOCOLS: dict[str, TestViews] = {
     p.name: p
@@ -28,6 +28,10 @@ PROTOCOLS: dict[str, TestViews] = {
         TestViews("25x1", 25, "centre"),  # 25 frames, centre crop (ledger stilt-L16)
         TestViews("quick", 8, "full"),  # ours, for small networks: 8 snippets of the whole frame
         TestViews("smoke", 2, "full"),  # ours, only to prove the path
+        TestViews(
+            "chain64", 64, "centre", chain=True
+        ),  # I3D (2017): 64 frames in a row; one chain of a clip is our choice
+        TestViews("chain16", 16, "full", chain=True),  # ours, for small networks over time
     )
 }
 
@@ -104,7 +108,7 @@ def score(
     outputs (B, width) are averaged over the views of an item.
     """
     device = pick_device(str(device))
-    model.to(device).to(memory_format=torch.channels_last).eval()
+    channels_last(model.to(device)).eval()
     collected: dict[str, list[np.ndarray]] = {}
     done = 0
     for batch in batches_of_views(samples, workers):

@@ -23,7 +23,7 @@ from torch import nn
 
 from repro.costs import Estimate, Work, estimate, extractors
 from repro.data.catalog import Clip, Dataset
-from repro.data.clips import EndlessOrder, TrainingSamples
+from repro.data.clips import TrainingSamples
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol, score
 from repro.flow.extract import extract
@@ -31,7 +31,7 @@ from repro.flow.store import ClipStore
 from repro.identity import Experiment, States, fold_of, seeds_of, thin
 from repro.processes import each
 from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, provenance, repeats, run_key
-from repro.training import History, device_name, load_checkpoint, pick_device, read_history, train
+from repro.training import History, device_name, load_checkpoint, order_of, pick_device, read_history, train
 
 __all__ = ["IMAGES", "Experiment", "Lab", "Progress", "States", "fold_of", "seeds_of", "thin"]
 
@@ -195,7 +195,7 @@ class Lab:
         ids = np.array(testing.ids(), np.str_)
         arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
         arrays |= {f"test_{name}": x.astype(np.float16) for name, x in logits.items()}
-        arrays |= {"test_ids": ids, "test_labels": testing.labels.astype(np.int16), "test_groups": ids}
+        arrays |= {"test_ids": ids, "test_labels": np.array(testing.labels, np.int16), "test_groups": ids}
         row = self._row(experiment, experiment.images["seed"], key, sorted(logits), history)
         classes = [str(label) for label in range(testing.classes)]
         row |= {"dataset": IMAGES, "classes": classes, "split": "generated", "fingerprint": run_key(experiment.images)}
@@ -244,10 +244,12 @@ class Lab:
         """
         if not experiment.images:
             training = self.clips(experiment)[0]
-            order = EndlessOrder(len(training), experiment.recipe.batch, seed, 0, FIRST)
+            order = order_of([clip.label for clip in training], experiment.recipe, seed, 0, FIRST)
             self.prepare(training[position] for batch in order for _, position in batch)
         model, samples, _ = self._begun(experiment, seed)
-        return train(model, samples, experiment.recipe, device=self.device, stop_after=FIRST).losses
+        return train(
+            model, samples, experiment.recipe, device=self.device, loss=experiment.loss, stop_after=FIRST
+        ).losses
 
     def verify(self, experiment: Experiment, seed: int) -> bool:
         """Whether a stored run still begins with the same losses."""
@@ -281,7 +283,7 @@ class Lab:
         """Train a run again from scratch, keeping nothing."""
         self.prepare(self.clips(experiment)[0])
         model, samples, _ = self._begun(experiment, seed)
-        return train(model, samples, experiment.recipe, device=self.device, workers=self.workers)
+        return train(model, samples, experiment.recipe, device=self.device, loss=experiment.loss, workers=self.workers)
 
     def unfinished_starts(self, experiment: Experiment, seed: int) -> list[str]:
         """Names of the runs that this one starts from and whose checkpoints are not at hand."""
@@ -338,8 +340,9 @@ class Lab:
             return model.to(self.device), done, (training, testing)
         model, samples, devices = self._begun(experiment, seed)
         history = train(
-            model, samples, experiment.recipe, device=self.device, run_dir=folder, workers=self.workers,
-            begun_on=devices, progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
+            model, samples, experiment.recipe, device=self.device, run_dir=folder, loss=experiment.loss,
+            workers=self.workers, begun_on=devices,
+            progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
         )  # fmt: skip
         return model, history, (training, testing)
 

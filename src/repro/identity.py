@@ -15,7 +15,7 @@ from repro.data.catalog import Clip
 from repro.data.clips import Sampling
 from repro.data.textures import Textures
 from repro.errors import ReproError
-from repro.training import Recipe
+from repro.training import Loss, Recipe, sum_of_losses
 
 States = Sequence[Mapping[str, Tensor]]  # the weights that runs ended with
 
@@ -24,9 +24,10 @@ States = Sequence[Mapping[str, Tensor]]  # the weights that runs ended with
 class Experiment:
     """One row of a paper's tables as something that can be trained.
 
-    `build(num_classes)` makes the network; like the name it does not enter the key. `per_class` keeps that many clips
-    of each class for training and for testing; `fold` (k, n) trains on all but the k-th of n group-wise folds of the
-    training clips and tests on that fold, which is how recipes are tuned without looking at test clips.
+    `build(num_classes)` makes the network; like the name and the `loss` it does not enter the key: `config` says what
+    decides both. `per_class` keeps that many clips of each class for training and for testing; `fold` (k, n) trains on
+    all but the k-th of n group-wise folds of the training clips and tests on that fold, which is how recipes are tuned
+    without looking at test clips.
 
     `start` are experiments that come first, with the same seed, split and fold: `begin(model, states)` puts their
     weights into the network. `images` (arguments of `Textures`, with a `seed` that all runs share) trains on generated
@@ -51,6 +52,7 @@ class Experiment:
     images: Mapping[str, Any] | None = None
     weights: str = "auto"
     backbone: str = ""
+    loss: Loss = field(default=sum_of_losses, compare=False, repr=False)
 
     def starts(self) -> tuple[Experiment, ...]:
         """The experiments that come first, on the same clips; in a fold they bear its name too."""
@@ -71,8 +73,8 @@ class Experiment:
         out: dict[str, Any] = {
             "paper": self.paper,
             "config": dict(self.config),
-            "recipe": dataclasses.asdict(self.recipe),
-            "sampling": {k: v for k, v in dataclasses.asdict(self.sampling).items() if v is not None},
+            "recipe": _given(self.recipe),
+            "sampling": _given(self.sampling),
             "protocol": self.protocol,
         }
         if self.per_class:
@@ -95,6 +97,11 @@ class Experiment:
         kept = dict(self.images or {})
         per_class = kept.pop("per_class")
         return Textures(part, per_class=per_class if part == "train" else max(1, per_class // 5), **kept)
+
+
+def _given(settings: Recipe | Sampling) -> dict[str, Any]:
+    """The fields that are used: later ones are None where they are not, and older keys stay as they are."""
+    return {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
 
 
 def fold_of(groups: Iterable[str], folds: int) -> dict[str, int]:

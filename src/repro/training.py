@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from repro.data.balanced import BalancedOrder
 from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
 from repro.data.transforms import normalise_flow, normalise_rgb
 from repro.errors import ReproError
@@ -51,6 +52,8 @@ class Recipe:
     gamma: float = 0.1
     warmup: int = 0
     clip_norm: float = 40.0
+    # (N, M): every batch has M clips of each of N classes, for losses that compare clips. None enters no run's key.
+    balanced: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "micro_batch"):
@@ -58,6 +61,9 @@ class Recipe:
                 raise ReproError(f"{name}={getattr(self, name)}: it must be at least 1")
         if self.batch % self.micro_batch:
             raise ReproError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}: change one of them")
+        if self.balanced and not self.balanced[0] * self.balanced[1] == self.batch == self.micro_batch:
+            n, m = self.balanced
+            raise ReproError(f"{n} classes of {m} clips need batch and micro_batch {n * m}: the loss compares them all")
         if self.schedule not in ("step", "cosine"):
             raise ReproError(f"unknown schedule {self.schedule!r}: step or cosine")
 
@@ -97,6 +103,21 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels.repeat_interleave(logits.shape[1])
         logits = logits.flatten(0, 1)
     return F.cross_entropy(logits, labels)
+
+
+def order_of(labels: Sequence[int], recipe: Recipe, seed: int, first: int, last: int) -> EndlessOrder | BalancedOrder:
+    """Which clips, by (epoch, position), make up the batches from `first` up to `last`; `labels` of all clips."""
+    if recipe.balanced:
+        return BalancedOrder(labels, *recipe.balanced, seed, first, last)
+    return EndlessOrder(len(labels), recipe.batch, seed, first, last)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """Lay the weights of 2D convolutions out as their images are; those of 3D ones have no such layout."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.to(memory_format=torch.channels_last)
+    return model
 
 
 def pick_device(name: str) -> torch.device:
@@ -222,7 +243,7 @@ def train(
     device = pick_device(str(device))
     if device.type == "cpu":
         torch.set_num_threads(1)  # the bits of a sum depend on the number of threads; parallelism is over runs
-    model.to(device).to(memory_format=torch.channels_last).train()
+    channels_last(model.to(device)).train()
     optimiser = torch.optim.SGD(
         model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
         **({"fused": True} if device.type == "cuda" else {}),
@@ -237,7 +258,7 @@ def train(
     last = min(recipe.iterations, stop_after or recipe.iterations)
     if first < last:
         history.devices = tuple(dict.fromkeys([*history.devices, device_name(device)]))
-    order = EndlessOrder(len(samples), recipe.batch, samples.seed, first, last)
+    order = order_of(samples.labels, recipe, samples.seed, first, last)
     # A generator of its own: the loader must not draw from the stream that dropout uses.
     loader = DataLoader(
         samples, batch_sampler=order, num_workers=workers, pin_memory=device.type == "cuda",

@@ -83,6 +83,13 @@ class Sampling:
             return strided_indices(n_frames, count, 1, window)
         return spaced_indices(n_frames, count, window)
 
+    def test_chain(self, n_frames: int, count: int) -> Indices:
+        """Where the snippets of a test clip begin that follow each other as in training, (count,): one chain, centred.
+
+        The stride is the largest that training draws and the clip has room for.
+        """
+        return strided_indices(n_frames, count, self.stride or 1, self.flow_frames + 1)
+
     def training_view(self, height: int, width: int, rng: np.random.Generator) -> View:
         """The part of a training clip's frames that enters the network."""
         if not self.scales:
@@ -119,6 +126,7 @@ class TrainingSamples(TorchDataset[dict[str, Tensor]]):
 
     def __init__(self, store: Store, clips: Sequence[Clip], sampling: Sampling, seed: int) -> None:
         self.store, self.clips, self.sampling, self.seed = store, list(clips), sampling, seed
+        self.labels = [clip.label for clip in self.clips]
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -166,13 +174,15 @@ class EndlessOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
 @dataclass(frozen=True)
 class TestViews:
     """A test protocol: `snippets` equally spaced per clip, seen through `views`: centre, ten (corners, centre and their
-    mirrors), full (the whole frame, for fully convolutional networks) or full+flip."""
+    mirrors), full (the whole frame, for fully convolutional networks) or full+flip. With `chain` the snippets follow
+    each other as in training, for networks over time."""
 
     __test__ = False  # not a test case, whatever pytest thinks of the name
 
     name: str
     snippets: int
     views: str
+    chain: bool = False
 
     def of(self, height: int, width: int, crop: int) -> list[View]:
         """The views of one frame size."""
@@ -199,7 +209,8 @@ class TestSamples(TorchDataset[dict[str, Tensor]]):
         clip, s = self.clips[position], self.sampling
         stored = self.store.open(clip.id)
         try:
-            starts = s.test_starts(stored.n_frames, self.protocol.snippets)
+            cut = s.test_chain if self.protocol.chain else s.test_starts
+            starts = cut(stored.n_frames, self.protocol.snippets)
             raw = snippet_tensors(stored, starts, s)
             views = self.protocol.of(stored.height, stored.width, s.crop)
         finally:

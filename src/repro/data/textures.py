@@ -103,7 +103,7 @@ class Textures(TrainingSamples):
             raise ReproError(f"{classes} classes of {per_class} textures: use two or more classes of one or more")
         sampling = Sampling(1, 1, crop, scales=(1.0, 0.875), streams=("rgb",))  # one snippet; the 1 field is not used
         self.part, self.size, self.seed, self.sampling = part, size, seed, sampling
-        self.labels = np.tile(np.arange(classes), per_class)
+        self.labels: list[int] = np.tile(np.arange(classes), per_class).tolist()
         self.classes = classes
         self._drawn: dict[int, Tensor] = {}
 
@@ -130,7 +130,7 @@ class Textures(TrainingSamples):
         rng = sample_rng(self.seed, epoch, f"textures: view {position}")
         view = random_view(self.size, self.size, self.sampling.crop, self.sampling.scales, rng)
         rgb = apply_view(self.image(position)[None], view, self.sampling.crop, is_flow=False)
-        return {"rgb": rgb, "label": torch.tensor(int(self.labels[position]))}
+        return {"rgb": rgb, "label": torch.tensor(self.labels[position])}
 
 
 class TextureViews:
