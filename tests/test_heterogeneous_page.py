@@ -43,7 +43,7 @@ from repro.report.page import Chapter
 from repro.results import write
 
 # Becomes a notebook when its runs are recorded.
-CELLS = Cells(ROOT / "tests" / "pages" / "heterogeneous.md", "heterogeneous", stale="temporal-resnet50-scratch")
+CELLS = Cells(ROOT / "notebooks" / "text" / "heterogeneous.md", "heterogeneous", stale="temporal-resnet50-scratch")
 
 
 @pytest.fixture(autouse=True)

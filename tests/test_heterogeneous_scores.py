@@ -354,8 +354,8 @@ def test_live_values_against_loops() -> None:
         for method in methods:
             assert f"{method} {accuracy(method)}" in run[name]
     assert f"logits {accuracy(f'{PAIR}+logits')}" in run["fusion-scores"]
-    best = scores.best(LIKE, "best-isomorphic")
-    assert f"best like pair {best} {accuracy('best-isomorphic')}" in run["grid-of-pairs"]
+    like = scores.best(LIKE, "best-isomorphic")
+    assert f"best like pair {like} {accuracy('best-isomorphic')}" in run["grid-of-pairs"]
     unlike = np.mean([float(scores.correct(pair)[0].mean()) for pair in UNLIKE])
     assert run["grid-of-pairs"].endswith(f"of the 12 unlike ones {100 * unlike:.1f} %")
     assert f") {accuracy(f'{PAIR}@chosen')}" in run["fusion-weight"]

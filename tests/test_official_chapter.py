@@ -24,6 +24,7 @@ COMMAND = "papermill {root}/notebooks/{paper}.ipynb out.ipynb -p dataset hmdb51 
 RUNS = {  # some of those that each chapter must leave
     "stilt": {"spatial", "temporal", "stil-snippets"},
     "st_resnet": {"appearance", "motion", "st-resnet", "star", "st-resnet+probes"},
+    "heterogeneous": {"textures-resnet101", "spatial-resnet101", "temporal-bn-inception-transplanted"},
 }
 
 
