@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from fakes import RECIPE, SAMPLING, tiny_net
 from test_extract import make_dataset, open_store
+from torch import Tensor, nn
 
-from repro.costs import RATES, Estimate, Price, duration, run_cost, size, together
+from repro.costs import RATES, VIEWS, Estimate, Price, duration, run_cost, size, together
 from repro.data.index import Facts
 from repro.flow import cost
 from repro.flow.cost import estimate
@@ -55,13 +57,39 @@ def test_a_run() -> None:
     recipe = replace(RECIPE, iterations=1000)
     train, test, left = run_cost(model, recipe, SAMPLING, "25x10", (30, 10), "cpu")
     s = SAMPLING
-    rgb = torch.zeros(1, 1, 3, s.crop, s.crop) if "rgb" in s.streams else None
-    flow = torch.zeros(1, 1, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
-    snippet = multiply_adds(model, rgb, flow)
-    assert train == pytest.approx(3 * 1000 * recipe.batch * s.snippets * snippet / RATES["cpu"])
-    assert test == pytest.approx(40 * 250 * snippet / RATES["cpu"])
+
+    def clip(snippets: int) -> int:
+        rgb = torch.zeros(1, snippets, 3, s.crop, s.crop) if "rgb" in s.streams else None
+        flow = torch.zeros(1, snippets, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
+        return multiply_adds(model, rgb, flow)
+
+    assert train == pytest.approx(3 * 1000 * recipe.batch * clip(s.snippets) / RATES["cpu"])
+    assert test == pytest.approx(40 * 10 * clip(25) / RATES["cpu"])
     assert left > 8 * parameters(model)
     assert run_cost(model, recipe, SAMPLING, "25x10", (30, 10), "cuda")[0] < train
+
+
+class Student(nn.Module):
+    """Halves time with each of two convolutions; a copy of it, which is not learned, is asked in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Sequential(*(nn.Conv3d(3, 3, 1, stride=(2, 1, 1)) for _ in range(2)))
+        self.teacher = copy.deepcopy(self.own).requires_grad_(False)
+
+    def forward(self, rgb: Tensor, flow: Tensor | None) -> dict[str, Tensor]:
+        x = rgb.transpose(1, 2)
+        return {"rgb": self.own(x)} | ({"teacher": self.teacher(x)} if self.training else {})
+
+
+def test_a_network_over_time_that_has_a_teacher() -> None:
+    """Clips are counted whole, and a teacher forward only."""
+    model, sampling = Student(), replace(SAMPLING, snippets=8, streams=("rgb",), stride=(1, 1))
+    train, test, _ = run_cost(model, replace(RECIPE, iterations=10), sampling, "chain16", (30, 10), "cpu")
+    clip = (4 + 2) * sampling.crop**2 * 9  # time steps after either convolution; 3 x 3 channels
+    assert train == pytest.approx(10 * RECIPE.batch * (1 + 1 + 2) * clip / RATES["cpu"])
+    assert test == pytest.approx(40 * 2 * clip * VIEWS["full"] / RATES["cpu"])
+    assert model.training and next(model.parameters()).device.type == "cpu"
 
 
 def test_splits_share_frames_and_flow() -> None:

@@ -430,6 +430,21 @@ def test_a_run_that_repeats(lab, root, store, tmp_path):
     assert sorted(p for p in tmp_path.rglob("*")) == before, "a check leaves nothing behind"
 
 
+def test_a_run_seen_on_its_way(lab, tmp_path):
+    """The last of its networks is the run's own, also when it is evaluated in between."""
+    lab.run(EXPERIMENT, 1)
+    final = lab.network(EXPERIMENT, 1).state_dict()
+    before = sorted(p for p in tmp_path.rglob("*"))
+    seen = []
+    for model in lab.along(EXPERIMENT, 1, 2):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        lab.evaluate(model, EXPERIMENT, lab.clips(EXPERIMENT)[1])
+    assert len(seen) == 2 and all(torch.equal(value, seen[1][name]) for name, value in final.items())
+    assert any(not torch.equal(value, seen[0][name]) for name, value in final.items())
+    assert len(list(lab.along(EXPERIMENT, 1, 8))) == 8, "more parts than iterations"
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
 def test_a_run_is_stale_when_the_code_gives_other_losses(lab, monkeypatch):
     lab.run(EXPERIMENT, 1)
     assert not lab.verify(replace(EXPERIMENT, build=lambda classes: TinyNet(classes, dropout=0.0)), 1)

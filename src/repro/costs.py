@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
@@ -177,13 +178,20 @@ def run_cost(
     `views` names the test protocol; `clips` are the numbers of training and of test clips, all of which are scored;
     `device` is "cpu" or "cuda".
     """
-    s = sampling
-    rgb = torch.zeros(1, 1, 3, s.crop, s.crop) if "rgb" in s.streams else None
-    flow = torch.zeros(1, 1, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
-    snippet = multiply_adds(model, rgb, flow)
+    counted = copy.deepcopy(model).to("meta")  # without arithmetic
+
+    def forward(clips: int, snippets: int, training: bool = False) -> int:
+        s = sampling
+        with torch.device("meta"):
+            rgb = torch.zeros(clips, snippets, 3, s.crop, s.crop) if "rgb" in s.streams else None
+            flow = torch.zeros(clips, snippets, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
+        return multiply_adds(counted, rgb, flow, training=training)
+
+    # Backward is twice what the network itself has forward: of a teacher, which only training has, there is none.
+    micro = recipe.micro_batch, sampling.snippets
+    train = (forward(*micro, training=True) + 2 * forward(*micro)) * recipe.iterations * recipe.batch / micro[0]
     seen = protocol(views)
-    train = 3 * snippet * recipe.iterations * recipe.batch * s.snippets  # forward, and twice that backward
-    test = snippet * sum(clips) * seen.snippets * VIEWS[seen.views]
+    test = forward(1, seen.snippets) * sum(clips) * VIEWS[seen.views]
     left = 2 * 4 * parameters(model) + sum(clips) * ROW_BYTES  # weights and momentum, 4 bytes each
     return Price(train / RATES[device], test / RATES[device], left)
 

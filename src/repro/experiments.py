@@ -11,8 +11,9 @@ import dataclasses
 import itertools
 import shlex
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -284,6 +285,22 @@ class Lab:
         self.prepare(self.clips(experiment)[0])
         model, samples, _ = self._begun(experiment, seed)
         return train(model, samples, experiment.recipe, device=self.device, loss=experiment.loss, workers=self.workers)
+
+    def along(self, experiment: Experiment, seed: int, parts: int) -> Iterator[nn.Module]:
+        """Train a run again from its beginning; give the network after each of `parts` equal parts of its iterations.
+
+        It is the same object every time, and may be evaluated in between without changing what follows. Where there are
+        fewer iterations than parts, some parts have none.
+        """
+        self.prepare(self.clips(experiment)[0])
+        model, samples, _ = self._begun(experiment, seed)
+        with tempfile.TemporaryDirectory() as folder:
+            for part in range(1, parts + 1):
+                train(
+                    model, samples, experiment.recipe, device=self.device, run_dir=Path(folder), loss=experiment.loss,
+                    workers=self.workers, stop_after=max(1, part * experiment.recipe.iterations // parts),
+                )  # fmt: skip
+                yield model
 
     def unfinished_starts(self, experiment: Experiment, seed: int) -> list[str]:
         """Names of the runs that this one starts from and whose checkpoints are not at hand."""

@@ -15,10 +15,11 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def multiply_adds(model: nn.Module, *inputs: Tensor | None) -> int:
+def multiply_adds(model: nn.Module, *inputs: Tensor | None, training: bool = False) -> int:
     """Count the multiply-adds of one forward pass, those of convolutions and linear layers.
 
-    Runs the model once in evaluation mode; models and inputs on the "meta" device are counted without arithmetic.
+    Runs the model once, in evaluation mode or in that of `training`, where it updates what its layers average; models
+    and inputs on the "meta" device are counted without arithmetic.
     """
     total = 0
 
@@ -31,6 +32,7 @@ def multiply_adds(model: nn.Module, *inputs: Tensor | None) -> int:
 
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     with ExitStack() as hooks, evaluating(model), torch.no_grad():
+        model.train(training)
         for layer in layers:
             hooks.callback(layer.register_forward_hook(add).remove)
         model(*inputs)
