@@ -93,7 +93,7 @@ def test_progress_counts_clips(model):
 
 def test_what_a_protocol_means():
     snippets_and_views = {"25x10": (25, 10), "25fc": (25, 2), "25x1": (25, 1), "quick": (8, 1), "smoke": (2, 1)}
-    snippets_and_views |= {"chain64": (64, 1), "chain16": (16, 1)}
+    snippets_and_views |= {"chain64": (64, 1), "chain16": (16, 1), "chain5": (5, 1)}
     assert snippets_and_views.keys() == PROTOCOLS.keys()
     for name, (snippets, views) in snippets_and_views.items():
         sample = TestSamples(FakeStore(), make_clips(1), SAMPLING, protocol(name))[0]

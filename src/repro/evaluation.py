@@ -32,6 +32,7 @@ PROTOCOLS: dict[str, TestViews] = {
             "chain64", 64, "centre", chain=True
         ),  # I3D (2017): 64 frames in a row; one chain of a clip is our choice
         TestViews("chain16", 16, "full", chain=True),  # ours, for small networks over time
+        TestViews("chain5", 5, "full", chain=True),  # 3D-Fused (I3D 2017, Sec. 2.3): five snippets, ten frames apart
     )
 }
 
