@@ -180,3 +180,12 @@ def test_both_streams_of_a_training_sample_are_cut_alike():
         assert torch.equal(row, v)
         flips["left" if row[0] < row[-1] else "right"] += 1
     assert len(flips) == 2, "half of the samples should be mirrored"
+
+    # What is a turn to the left is one to the right in the mirror.
+    turning = TrainingSamples(RampStore(), make_clips(3), replace(SAMPLING, scales=(0.75,)), 1, mirrored=(1, 0, 2))
+    labels = {0: (0, 1), 1: (1, 0), 2: (2, 2)}  # of a clip as it is, and mirrored
+    for position, clip in enumerate(turning.clips):
+        for epoch in range(6):
+            sample = turning[epoch, position]
+            row = sample["rgb"][0, 0, 0].int()
+            assert int(sample["label"]) == labels[clip.label][int(row[0] > row[-1])]

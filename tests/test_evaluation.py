@@ -91,6 +91,31 @@ def test_progress_counts_clips(model):
     assert seen == [(2, 7), (3, 7), (4, 7), (7, 7)]
 
 
+@pytest.mark.parametrize("views", ["ten", "full+flip", "full"])
+def test_scores_of_a_mirrored_view_are_counted_for_the_classes_they_have_in_the_mirror(model, views):
+    """Against one view at a time, its columns put in order one by one."""
+    protocol_, mirrored = TestViews("x", 2, views), (2, 1, 0)
+    samples = TestSamples(STORE, CLIPS, SAMPLING, protocol_)
+    expected: dict[str, list] = {}
+    for i in range(len(CLIPS)):
+        flips = [view.flip for view in protocol_.of(16, 20, SAMPLING.crop)]
+        total: dict[str, list] = {}
+        for v, flip in enumerate(flips):
+            one = {k: x[v : v + 1] for k, x in samples[i].items()}
+            with torch.no_grad():
+                outputs = model.eval()(**to_network(one, torch.device("cpu"), SAMPLING))
+            for name, x in outputs.items():
+                total.setdefault(name, []).append([float(x[0, mirrored[c] if flip else c]) for c in range(3)])
+        for name, rows in total.items():
+            expected.setdefault(name, []).append(np.mean(rows, axis=0))
+    found = evaluate(model, STORE, CLIPS, SAMPLING, protocol_, mirrored=mirrored)
+    for name, rows in expected.items():
+        assert found[name] == pytest.approx(np.array(rows), abs=1e-5)
+    plain = evaluate(model, STORE, CLIPS, SAMPLING, protocol_)
+    same = evaluate(model, STORE, CLIPS, SAMPLING, protocol_, mirrored=(0, 1, 2))
+    assert all((plain[name] == same[name]).all() for name in plain), "to the bit"
+
+
 def test_what_a_protocol_means():
     snippets_and_views = {"25x10": (25, 10), "25fc": (25, 2), "25x1": (25, 1), "quick": (8, 1), "smoke": (2, 1)}
     snippets_and_views |= {"chain64": (64, 1), "chain16": (16, 1), "chain5": (5, 1)}

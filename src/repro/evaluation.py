@@ -7,6 +7,7 @@ the snippets of a clip is its own matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -84,13 +85,30 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    mirrored: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Logits of every clip, one array (clips, width) float32 per output of the model, in the order of `clips`."""
+    """Logits of every clip, one array (clips, width) float32 per output of the model, in the order of `clips`.
+
+    `mirrored` holds for each class the label of its mirrored clips (`Dataset.mirrored`): the class scores of a mirrored
+    view count for the classes that they have in the mirror. Outputs of another width stay as they are.
+    """
     if not clips:
         raise ReproError("there is no clip to test: check the split, the fold and the data set")
     samples = TestSamples(store, clips, sampling, views)
-    return score(model, samples, sampling, device=device, workers=workers, progress=progress)
+    flips = [view.flip for view in views.of(sampling.crop, sampling.crop, sampling.crop)]
+    turned = mirrored if any(flips) and mirrored and list(mirrored) != list(range(len(mirrored))) else None
+    return score(
+        model, samples, sampling, device=device, workers=workers, progress=progress,
+        of_views=None if turned is None else partial(_turned_back, flips, list(turned)),
+    )  # fmt: skip
+
+
+def _turned_back(flips: Sequence[bool], mirrored: list[int], logits: Tensor) -> Tensor:
+    """Class scores (n, V, classes) of all views as the clip shows them that is not mirrored."""
+    if logits.shape[-1] != len(mirrored):
+        return logits
+    return torch.where(logits.new_tensor(flips)[:, None] > 0, logits[..., mirrored], logits)
 
 
 @torch.no_grad()
@@ -102,11 +120,12 @@ def score(
     device: torch.device | str = "cpu",
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    of_views: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, np.ndarray]:
     """Logits of every item of `samples`, (items, width) float32 per output of the model, in their order.
 
     The model is called with `rgb` (B, T, 3, h, w) and `flow` (B, T, 2L, h, w), B running over clips and views; its
-    outputs (B, width) are averaged over the views of an item.
+    outputs (B, width) are averaged over the views of an item, after `of_views` of (items, V, width), if any.
     """
     device = pick_device(str(device))
     channels_last(model.to(device)).eval()
@@ -119,7 +138,9 @@ def score(
                 **to_network({k: x.flatten(0, 1) for k, x in batch.items()}, device, sampling)
             )  # (n V, width)
         for name, logits in outputs.items():
-            collected.setdefault(name, []).append(logits.float().unflatten(0, (n, v)).mean(1).cpu().numpy())
+            seen = logits.float().unflatten(0, (n, v))
+            seen = of_views(seen) if of_views else seen
+            collected.setdefault(name, []).append(seen.mean(1).cpu().numpy())
         done += n
         if progress:
             progress(done, len(samples))

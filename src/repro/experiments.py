@@ -235,7 +235,7 @@ class Lab:
         """Scores of clips under the experiment's protocol, (clips, width) per output of the model."""
         return evaluate(
             model, self.store, clips, experiment.sampling, protocol(experiment.protocol), device=self.device,
-            workers=self.workers, progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
+            workers=self.workers, mirrored=self.dataset.mirrored, progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
         )  # fmt: skip
 
     def first_losses(self, experiment: Experiment, seed: int) -> list[float]:
@@ -327,7 +327,8 @@ class Lab:
             experiment.begin(model, [start.state_dict() for start, _ in starts])
         if experiment.images:
             return model, experiment.textures("train"), devices
-        return model, TrainingSamples(self.store, self.clips(experiment)[0], experiment.sampling, seed), devices
+        clips, mirrored = self.clips(experiment)[0], self.dataset.mirrored
+        return model, TrainingSamples(self.store, clips, experiment.sampling, seed, mirrored), devices
 
     def run_all(self, runs: Sequence[tuple[Experiment, int]], processes: int = 1) -> None:
         """Do many runs, several processes side by side with one thread each; finished ones are skipped."""

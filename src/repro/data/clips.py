@@ -122,10 +122,16 @@ def snippet_tensors(stored: Stored, starts: np.ndarray, sampling: Sampling) -> d
 
 
 class TrainingSamples(TorchDataset[dict[str, Tensor]]):
-    """Augmented training samples, addressed by (epoch, position of the clip)."""
+    """Augmented training samples, addressed by (epoch, position of the clip).
 
-    def __init__(self, store: Store, clips: Sequence[Clip], sampling: Sampling, seed: int) -> None:
-        self.store, self.clips, self.sampling, self.seed = store, list(clips), sampling, seed
+    `mirrored` holds for each class the label of its mirrored clips (`Dataset.mirrored`); none: every class keeps its
+    own.
+    """
+
+    def __init__(
+        self, store: Store, clips: Sequence[Clip], sampling: Sampling, seed: int, mirrored: Sequence[int] | None = None
+    ) -> None:
+        self.store, self.clips, self.sampling, self.seed, self.mirrored = store, list(clips), sampling, seed, mirrored
         self.labels = [clip.label for clip in self.clips]
 
     def __len__(self) -> int:
@@ -143,7 +149,7 @@ class TrainingSamples(TorchDataset[dict[str, Tensor]]):
         finally:
             stored.close()
         sample = {k: apply_view(x, view, s.crop, is_flow=k == "flow") for k, x in raw.items()}
-        sample["label"] = torch.tensor(clip.label)
+        sample["label"] = torch.tensor(self.mirrored[clip.label] if view.flip and self.mirrored else clip.label)
         return sample
 
 
