@@ -294,4 +294,4 @@ def _isomorphic(scores: HeterogeneousScores) -> str:
     if not scores.seeds_with("best-isomorphic"):
         return ""
     best = scores.best(LIKE, "best-isomorphic")
-    return f"the best like pair is {best}, {_accuracies(scores, (best, PAIR))}"
+    return f"the best like pair is {_accuracies(scores, (best, PAIR))}"

@@ -211,7 +211,7 @@ class ChapterPage(ChapterFigures, ABC):
         good = sum(same for *_, same in done)
         note = (
             f"{len(left)} more start from networks that would have to be trained first ({', '.join(left)}): "
-            f"repro results verify {self.paper} checks them too."
+            f"repro results verify {self.paper} --train-starts checks them too."
         )
         caption = f"{good} of {len(done)} stored runs repeat"
         return Table(("run", "seed", "first losses"), rows, caption, note if left else "")

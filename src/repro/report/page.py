@@ -16,7 +16,7 @@ from repro.data.catalog import DATASETS, absent, load_dataset, unofficial
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab, seeds_of
 from repro.papers import PAPERS, Paper
-from repro.results import FIRST, Result, repeats, rows
+from repro.results import FIRST, Result, comparable, repeats, rows
 from repro.setup import open_lab, splits_of
 from repro.training import History
 
@@ -197,7 +197,7 @@ class Chapter:
     def _stored(self, seeds: Sequence[int]) -> list[tuple[Experiment, int]]:
         lab = self.labs[0]
         runs = {lab.key(e, s): (e, s) for e in self.experiments.values() for s in seeds if lab.has(e, s)}
-        return [run for key, run in runs.items() if _same_device(lab.library.get(key), lab)]
+        return [run for key, run in runs.items() if comparable(lab.library.get(key).row, lab.device.type)]
 
     def again(self, name: str) -> Again:
         """Train one recorded run once more, here and now, and compare; real clips are all decoded on the way."""
@@ -246,8 +246,3 @@ def open_chapter(paper: str, namespace: Mapping[str, Any], before: frozenset[str
     chapter = Chapter(PAPERS[paper], read_parameters(namespace, before))
     print(chapter.plan())
     return chapter
-
-
-def _same_device(result: Result, lab: Lab) -> bool:
-    """Losses are compared on the kind of device they were recorded on; bf16 on a GPU has other bits."""
-    return bool((result.row["provenance"]["device"] == "cpu") == (lab.device.type == "cpu"))
