@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from repro.experiments import Experiment, Lab
 from repro.papers import (
+    cross_enhancement_derived,
+    cross_enhancement_experiments,
     heterogeneous_derived,
     heterogeneous_experiments,
     st_resnet_derived,
@@ -64,5 +66,15 @@ PAPERS = {
         experiments=heterogeneous_experiments.experiments,
         derive=heterogeneous_derived.derive,
         short_side=lambda preset, dataset: heterogeneous_experiments.preset(preset, dataset).short_side,
+    ),
+    "cross_enhancement": Paper(
+        name="cross_enhancement",
+        title="Cross-enhancement transform two-stream 3D ConvNets",
+        citation="Cao, Xu, Zhang: Cross-enhancement transform two-stream 3D ConvNets for action recognition. AIIPCC "
+        "(2019).",
+        notebook="notebooks/cross_enhancement.ipynb",
+        experiments=cross_enhancement_experiments.experiments,
+        derive=cross_enhancement_derived.derive,
+        short_side=lambda preset, dataset: cross_enhancement_experiments.preset(preset, dataset).short_side,
     ),
 }
