@@ -97,9 +97,26 @@ def test_repeats_of_a_clip_have_crops_of_their_own() -> None:
     assert not torch.equal(views[1], views[2])
 
 
-def test_too_few_classes_are_refused() -> None:
-    with pytest.raises(ReproError, match="batches of 6 classes from clips of 5: lower the number of classes"):
-        order(classes=6)
+@pytest.mark.parametrize("classes", [6, 7, 13])
+def test_where_there_are_fewer_classes_they_come_again_with_other_clips(classes: int) -> None:
+    sizes = Counter(SHUFFLED)
+    batches = list(order(classes=classes))
+    for batch in batches:
+        assert len(batch) == 4 * classes
+        firsts = Counter(SHUFFLED[position] for _, position in batch[::4])
+        assert set(firsts) == set(sizes)
+        for label, blocks in firsts.items():
+            assert blocks in (classes // 5, -(-classes // 5))
+            times = Counter(position for _, position in batch if SHUFFLED[position] == label)
+            assert len(times) == min(4 * blocks, sizes[label])
+            assert set(times.values()) <= {4 * blocks // sizes[label], -(-4 * blocks // sizes[label])}
+    items = [item for batch in batches for item in batch]
+    assert len(set(items)) == len(items)
+
+
+def test_wrong_sizes_are_refused() -> None:
+    with pytest.raises(ReproError, match="no clip to make batches of"):
+        BalancedOrder([], 2, 2, 1, 0, 1)
     for classes, instances in ((0, 4), (3, 0)):
         with pytest.raises(ReproError, match="both must be at least 1"):
             order(classes=classes, instances=instances)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from repro.data.clips import TrainingSamples
 from repro.errors import ReproError
-from repro.metrics import softmax
 from repro.models import backbone
 from repro.models.count import parameters
 from repro.models.i3d import I3D, published_input
@@ -345,11 +344,11 @@ def replace_embedding(model: CCS, name: str) -> CCS:
     return copy
 
 
-def test_scores_are_fused_as_probabilities() -> None:
+def test_logits_are_fused() -> None:
     rgb, flow = np.random.default_rng(0).normal(size=(2, 3, 4))
-    np.testing.assert_allclose(fuse(rgb, flow), (softmax(rgb) + softmax(flow)) / 2)
-    np.testing.assert_allclose(fuse(rgb, flow, 1.5), 0.4 * softmax(rgb) + 0.6 * softmax(flow))
-    np.testing.assert_allclose(fuse(rgb, flow, 0), softmax(rgb))
+    np.testing.assert_allclose(fuse(rgb, flow), (rgb + flow) / 2)
+    np.testing.assert_allclose(fuse(rgb, flow, 1.5), 0.4 * rgb + 0.6 * flow)
+    np.testing.assert_allclose(fuse(rgb, flow, 0), rgb)
     for wrong in (-1, float("inf"), float("nan")):
         with pytest.raises(ReproError, match="fusion weight"):
             fuse(rgb, flow, wrong)

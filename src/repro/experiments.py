@@ -235,7 +235,8 @@ class Lab:
         """Scores of clips under the experiment's protocol, (clips, width) per output of the model."""
         return evaluate(
             model, self.store, clips, experiment.sampling, protocol(experiment.protocol), device=self.device,
-            workers=self.workers, mirrored=self.dataset.mirrored, progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
+            workers=self.workers, mirrored=self.dataset.mirrored,
+            progress=lambda done, total: self._tell(f"{experiment.name} test", done, total),
         )  # fmt: skip
 
     def first_losses(self, experiment: Experiment, seed: int) -> list[float]:

@@ -42,7 +42,8 @@ def predict(options: Namespace) -> int:
         extract(dataset, store, [clip], on_error="raise")
         logits = evaluate(
             model, store, [clip], experiment.sampling, protocol(experiment.protocol),
-            device=pick_device(options.device), mirrored=dataset.mirrored, progress=lambda done, total: progress("video", done, total),
+            device=pick_device(options.device), mirrored=dataset.mirrored,
+            progress=lambda done, total: progress("video", done, total),
         )  # fmt: skip
     scores = {name: softmax(x)[0] for name, x in logits.items()}
     if len(scores) > 1:

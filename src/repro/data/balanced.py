@@ -16,6 +16,8 @@ class BalancedOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
 
     Clips of a class stand side by side, M at a time. Of a class with fewer than M clips every one comes equally often,
     give or take one; the epoch numbers within a batch differ for repeats of a clip, so that each has its own crop.
+    Where there are fewer than N classes, every one comes equally often, give or take one, and brings other clips while
+    it has any.
 
     Batch i is a pure function of (seed, i): loader processes and restarts change nothing. `epoch` counts i and repeats,
     not passes over the data; no (epoch, position) comes twice. Takes the place of `EndlessOrder`.
@@ -26,10 +28,8 @@ class BalancedOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
             raise ReproError(f"batches of {classes} classes of {instances} clips: both must be at least 1")
         found = np.asarray(labels)
         self.members = [np.flatnonzero(found == label) for label in np.unique(found)]  # positions per class
-        if len(self.members) < classes:
-            raise ReproError(
-                f"batches of {classes} classes from clips of {len(self.members)}: lower the number of classes"
-            )
+        if not self.members:
+            raise ReproError("there is no clip to make batches of: check the split and the data set")
         self.classes, self.instances = classes, instances
         self.seed, self.first, self.last = seed, first, last
 
@@ -42,10 +42,16 @@ class BalancedOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):
     def batch(self, i: int) -> list[tuple[int, int]]:
         """Return batch i, counted from 0: N * M pairs (epoch, position)."""
         rng = sample_rng(self.seed, i, "balanced batch")
+        count = len(self.members)
+        rounds = -(-self.classes // count)  # how often a class may come
+        shuffled: dict[int, np.ndarray] = {}
         items = []
-        for c in rng.choice(len(self.members), self.classes, replace=False):
-            shuffled = rng.permutation(self.members[c])
-            for slot in range(self.instances):
-                repeat, place = divmod(slot, len(shuffled))
-                items.append((i * self.instances + repeat, int(shuffled[place])))
+        drawn = rng.choice(count, min(count, self.classes), replace=False).tolist()
+        for place in range(self.classes):
+            c = drawn[place % len(drawn)]
+            if c not in shuffled:
+                shuffled[c] = rng.permutation(self.members[c])
+            for slot in range(place // count * self.instances, (place // count + 1) * self.instances):
+                repeat, clip = divmod(slot, len(shuffled[c]))
+                items.append((i * rounds * self.instances + repeat, int(shuffled[c][clip])))
         return items

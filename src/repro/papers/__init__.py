@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from repro.experiments import Experiment, Lab
 from repro.papers import (
+    ccs_derived,
+    ccs_experiments,
     cross_enhancement_derived,
     cross_enhancement_experiments,
     heterogeneous_derived,
@@ -76,5 +78,15 @@ PAPERS = {
         experiments=cross_enhancement_experiments.experiments,
         derive=cross_enhancement_derived.derive,
         short_side=lambda preset, dataset: cross_enhancement_experiments.preset(preset, dataset).short_side,
+    ),
+    "ccs": Paper(
+        name="ccs",
+        title="Cooperative cross-stream network (CCS)",
+        citation="Zhang, Xu, Shen, Shen: Cooperative cross-stream network for discriminative action representation "
+        "(2019).",
+        notebook="notebooks/ccs.ipynb",
+        experiments=ccs_experiments.experiments,
+        derive=ccs_derived.derive,
+        short_side=lambda preset, dataset: ccs_experiments.preset(preset, dataset).short_side,
     ),
 }

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from repro.errors import ReproError, nearest
-from repro.metrics import softmax
 from repro.models import BACKBONES
 from repro.models.base import scaled
 from repro.models.count import evaluating
@@ -319,13 +318,13 @@ def _clip_mean(x: Tensor, count: int) -> Tensor:
 
 
 def fuse(rgb: Array, flow: Array, weight: float = 1.0) -> Array:
-    """Fuse two streams' logits (N, n): the weighted mean of their probabilities, flow's weight against rgb's 1.
+    """Fuse two streams' logits (N, n): their weighted mean, flow's weight against rgb's 1.
 
     The paper fuses class scores and gives no weights (ledger ccs-L26).
     """
     if not 0 <= weight < np.inf:
         raise ReproError(f"fusion weight {weight}: give a number of at least 0")
-    return np.asarray((softmax(rgb) + weight * softmax(flow)) / (1 + weight))
+    return np.asarray((rgb + weight * flow) / (1 + weight))
 
 
 def build(config: Config, num_classes: int) -> CCS:
