@@ -55,7 +55,7 @@ def test_a_run() -> None:
     """Three passes a training step, one a test view, counted on the network itself."""
     model = tiny_net(2)
     recipe = replace(RECIPE, iterations=1000)
-    train, test, left = run_cost(model, recipe, SAMPLING, "25x10", (30, 10), "cpu")
+    train, test, left = run_cost(model, recipe, SAMPLING, "25x10", 40, "cpu")
     s = SAMPLING
 
     def clip(snippets: int) -> int:
@@ -66,7 +66,7 @@ def test_a_run() -> None:
     assert train == pytest.approx(3 * 1000 * recipe.batch * clip(s.snippets) / RATES["cpu"])
     assert test == pytest.approx(40 * 10 * clip(25) / RATES["cpu"])
     assert left > 8 * parameters(model)
-    assert run_cost(model, recipe, SAMPLING, "25x10", (30, 10), "cuda")[0] < train
+    assert run_cost(model, recipe, SAMPLING, "25x10", 40, "cuda")[0] < train
 
 
 class Student(nn.Module):
@@ -85,7 +85,7 @@ class Student(nn.Module):
 def test_a_network_over_time_that_has_a_teacher() -> None:
     """Clips are counted whole, and a teacher forward only."""
     model, sampling = Student(), replace(SAMPLING, snippets=8, streams=("rgb",), stride=(1, 1))
-    train, test, _ = run_cost(model, replace(RECIPE, iterations=10), sampling, "chain16", (30, 10), "cpu")
+    train, test, _ = run_cost(model, replace(RECIPE, iterations=10), sampling, "chain16", 40, "cpu")
     clip = (4 + 2) * sampling.crop**2 * 9  # time steps after either convolution; 3 x 3 channels
     assert train == pytest.approx(10 * RECIPE.batch * (1 + 1 + 2) * clip / RATES["cpu"])
     assert test == pytest.approx(40 * 2 * clip * VIEWS["full"] / RATES["cpu"])

@@ -124,6 +124,7 @@ def test_runs_and_their_outputs(lab: Lab, name: str, outputs: list[str]) -> None
     result = lab.run(quick(SMOKE[name]), 1)
     assert result.row["outputs"] == outputs
     assert all(result.logits(output).shape == (2, 2) for output in outputs)
+    assert ("train_labels" in result.arrays) == (name == "flow"), "what the fusion layer is learned from"
 
 
 def test_published_weights_by_stream(tmp_path: Path) -> None:

@@ -430,6 +430,16 @@ def test_a_run_that_repeats(lab, root, store, tmp_path):
     assert sorted(p for p in tmp_path.rglob("*")) == before, "a check leaves nothing behind"
 
 
+def test_only_the_parts_that_are_kept_are_scored_and_the_key_is_the_same(lab, tmp_path):
+    mine = replace(EXPERIMENT, keep=("test",))
+    assert lab.key(mine, 1) == lab.key(EXPERIMENT, 1)
+    arrays = lab.run(mine, 1).arrays
+    assert {name for name in arrays if name.startswith("train")} == set()
+    assert {"test_ids", "test_labels", "test_groups", "losses"} < arrays.keys()
+    training, testing = (len(part) for part in lab.clips(mine))
+    assert (mine.scored(training, testing), EXPERIMENT.scored(training, testing)) == (testing, training + testing)
+
+
 def test_a_run_seen_on_its_way(lab, tmp_path):
     """The last of its networks is the run's own, also when it is evaluated in between."""
     lab.run(EXPERIMENT, 1)

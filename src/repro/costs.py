@@ -167,16 +167,14 @@ def _price(work: Work, classes: int, device: str) -> Price:
     e = work.experiment
     on: Iterable[Sized] = map(e.textures, ("train", "test")) if e.images else work.clips
     train, test = map(len, on)
-    return run_cost(e.network(classes), e.recipe, e.sampling, e.protocol, (train, test), device)
+    scored = train + test if e.images else e.scored(train, test)
+    return run_cost(e.network(classes), e.recipe, e.sampling, e.protocol, scored, device)
 
 
-def run_cost(
-    model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, clips: tuple[int, int], device: str
-) -> Price:
+def run_cost(model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, scored: int, device: str) -> Price:
     """What it costs to train a network and to test it.
 
-    `views` names the test protocol; `clips` are the numbers of training and of test clips, all of which are scored;
-    `device` is "cpu" or "cuda".
+    `views` names the test protocol, which `scored` clips are seen through; `device` is "cpu" or "cuda".
     """
     counted = copy.deepcopy(model).to("meta")  # without arithmetic
 
@@ -191,8 +189,8 @@ def run_cost(
     micro = recipe.micro_batch, sampling.snippets
     train = (forward(*micro, training=True) + 2 * forward(*micro)) * recipe.iterations * recipe.batch / micro[0]
     seen = protocol(views)
-    test = forward(1, seen.snippets) * sum(clips) * VIEWS[seen.views]
-    left = 2 * 4 * parameters(model) + sum(clips) * ROW_BYTES  # weights and momentum, 4 bytes each
+    test = forward(1, seen.snippets) * scored * VIEWS[seen.views]
+    left = 2 * 4 * parameters(model) + scored * ROW_BYTES  # weights and momentum, 4 bytes each
     return Price(train / RATES[device], test / RATES[device], left)
 
 

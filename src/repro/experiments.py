@@ -25,6 +25,7 @@ from torch import nn
 from repro.costs import Estimate, Work, estimate, extractors
 from repro.data.catalog import Clip, Dataset
 from repro.data.clips import TrainingSamples
+from repro.data.layouts import PARTS
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol, score
 from repro.flow.extract import extract
@@ -175,7 +176,9 @@ class Lab:
         model, history, (training, testing) = self._trained(experiment, seed)
         arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
         outputs: list[str] = []
-        for part, clips in (("train", training), ("test", testing)):
+        for part, clips in zip(PARTS, (training, testing), strict=True):
+            if part not in experiment.keep:
+                continue
             logits = self.evaluate(model, experiment, clips)
             arrays |= {f"{part}_{name}": x.astype(np.float16) for name, x in logits.items()} | _who(part, clips)
             outputs = sorted(logits)

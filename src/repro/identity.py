@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from repro.data.catalog import Clip
 from repro.data.clips import Sampling
+from repro.data.layouts import PARTS
 from repro.data.textures import Textures
 from repro.errors import ReproError
 from repro.training import Loss, Recipe, sum_of_losses
@@ -35,6 +36,8 @@ class Experiment:
 
     `weights` are those that somebody asked for ("auto": the preset's), `backbone` is the base network that `build`
     loads them into ("": into none). Neither enters the key, which has the weights with the configuration.
+
+    `keep` are the parts of the data whose scores are filed: "train" where something is computed from them.
     """
 
     paper: str
@@ -53,6 +56,7 @@ class Experiment:
     weights: str = "auto"
     backbone: str = ""
     loss: Loss = field(default=sum_of_losses, compare=False, repr=False)
+    keep: tuple[str, ...] = PARTS
 
     def starts(self) -> tuple[Experiment, ...]:
         """The experiments that come first, on the same clips; in a fold they bear its name too."""
@@ -63,6 +67,11 @@ class Experiment:
             else dataclasses.replace(e, name=f"{e.name}{slash}{fold}", per_class=self.per_class, fold=self.fold)
             for e in self.start
         )
+
+    def scored(self, training: int, testing: int) -> int:
+        """How many clips are scored once a network is trained, of so many training and test clips."""
+        counts = dict(zip(PARTS, (training, testing), strict=True))
+        return sum(counts[part] for part in self.keep)
 
     def depth(self) -> int:
         """How many trainings come first, one after the other."""

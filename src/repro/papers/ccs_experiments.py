@@ -199,6 +199,7 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
             weights=weights,
             backbone="" if first == "none" else base_network(config),
             loss=partial(total_loss, losses=config.losses),
+            keep=("test",),
         )
     return out
 

@@ -37,6 +37,8 @@ from repro.training import Recipe
 
 # The files that a folder of weights holds: one for each I3D, as published, or GoogLeNet, which is inflated.
 FILES = {"rgb": "i3d_rgb", "flow": "i3d_flow", "fused": "googlenet", "together": ""}
+# Those whose fit to training clips is asked for, or whose scores there a fusion layer is learned from.
+ON_TRAINING_CLIPS = ("rgb", "flow", "rgb-taught", "flow-taught", "rgb-taught@output-only")
 SNIPPETS = "chain5"  # the test of 3D-Fused, at its five snippets
 PROPOSED = "e"  # the bridge that stands for the paper's (ledger cross_enhancement-L2)
 
@@ -159,6 +161,7 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
             per_class=scale.per_class,
             weights=weights,
             backbone=FILES[variant.stream or variant.kind],
+            keep=("train", "test") if name in ON_TRAINING_CLIPS else ("test",),
             **NETWORKS[variant.kind](variant, scale, first, out),
         )
     return out

@@ -82,7 +82,7 @@ def _with_starts(experiment: Experiment) -> dict[str, Experiment]:
 
 def _seconds(e: Experiment, classes: int, clips: tuple[int, int]) -> float:
     with torch.device("meta"):
-        train, test, _ = run_cost(e.build(classes), e.recipe, e.sampling, e.protocol, clips, "cuda")
+        train, test, _ = run_cost(e.build(classes), e.recipe, e.sampling, e.protocol, e.scored(*clips), "cuda")
     return train + test
 
 
