@@ -37,7 +37,8 @@ def each(work: Callable[[Item], Out], items: Iterable[Item], workers: int) -> Ge
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker, (work,))
     try:
-        futures = {pool.submit(_run, item): item for item in items}
+        with _interrupt_held_back():
+            futures = {pool.submit(_run, item): item for item in items}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -52,6 +53,22 @@ def each(work: Callable[[Item], Out], items: Iterable[Item], workers: int) -> Ge
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupt_held_back() -> Generator[None, None, None]:
+    """Processes that start meanwhile never hear of Ctrl-C, not even while they import; this one does so afterwards.
+
+    Where the system cannot hold signals back, a worker may say that it was interrupted before it began.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _work: Callable[[Any], Any]  # of this worker process
