@@ -33,8 +33,9 @@ from repro.processes import each
 
 # A run of its own, so that it can be killed: slow on purpose, one line per finished clip.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 sys.path.insert(0, {tests!r})
 from test_extract import make_dataset, open_store
 from repro.flow.extract import extract
