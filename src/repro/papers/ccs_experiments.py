@@ -138,8 +138,10 @@ def _paper(dataset: str) -> Preset:
 _SNIPPETS = Sampling(snippets=3, flow_frames=5, crop=56, scales=(1.0, 0.875), subtract_mean_flow=True)
 _QUARTER = Recipe(300, 32, 32, 0.05, schedule="cosine", warmup=20, balanced=BATCH)
 SMALL = Preset(
-    # DEVIATION: cosine schedules from random weights, and far fewer steps.
-    recipes=dict.fromkeys(("tsn", "i3d", "trn"), _QUARTER),
+    # DEVIATION: cosine schedules from random weights, and far fewer steps, of I3D half as many. All methods have one
+    # rate: of .015 and .05 that with which the baseline and All together do better, on one of four folds of
+    # motionshapes' training clips. On TSN the baseline prefers .05, All .015.
+    recipes={"tsn": _QUARTER, "i3d": replace(_QUARTER, iterations=150), "trn": _QUARTER},
     # DEVIATION: every field's mean is taken from it, which removes a shaking camera (Simonyan and Zisserman 2014).
     samplings={
         "tsn": _SNIPPETS,
@@ -166,7 +168,9 @@ def preset(name: str, dataset: str) -> Preset:
     if name == "paper":
         return _paper(dataset)
     if name == "small":
-        return _changed(SMALL, iterations=150) if dataset == "weizmann" else SMALL
+        if dataset != "weizmann":
+            return SMALL
+        return replace(SMALL, recipes={b: replace(r, iterations=r.iterations // 2) for b, r in SMALL.recipes.items()})
     if name == "live":
         live = _changed(SMALL, iterations=30, batch=16, micro_batch=16, warmup=0, balanced=(4, 4))
         return replace(live, per_class=(4, 2))
