@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env lock book notebooks lint test unit nbval smoke coverage serve clean
+.PHONY: help env lock book notebooks lint test unit chapters pages nbval smoke coverage serve clean
 
 PYTHON ?= >=3.11,<3.14
 PORT ?= 8000
@@ -11,6 +11,8 @@ BOOT := $(firstword $(foreach name,python3 python3.13 python3.12 python3.11 pyth
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 BIN := .venv/bin
 BUILD := $(BIN)/python -m repro.report.build
+
+CHAPTERS := tests/test_official_chapter.py
 
 # Notebooks run by pytest take no parameters: these keep what they write, and the user's settings, out of the tree.
 SCRATCH := $(CURDIR)/_build/nbval
@@ -60,7 +62,11 @@ lint: env ## ruff, formatting, types
 
 unit: env ## unit tests
 	@echo "== unit tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore $(CHAPTERS)
+
+chapters: env ## every chapter on a folder of videos, as the README types it
+	@echo "== chapters on a folder of videos"
+	@$(BIN)/python -m pytest $(CHAPTERS)
 
 nbval: env ## do the committed notebooks repeat?
 	@echo "== notebooks against their committed outputs"
@@ -70,7 +76,15 @@ nbval: env ## do the committed notebooks repeat?
 smoke: env ## run every notebook with preset=smoke from nothing
 	@$(BUILD) --smoke
 
-test: lint unit nbval smoke ## everything that must pass
+pages: env
+	@$(MAKE) --no-print-directory chapters
+	@$(MAKE) --no-print-directory nbval
+	@$(MAKE) --no-print-directory smoke
+
+# Half of it is what notebooks do, and neither half uses more than a core for long. Each speaks when it is done.
+test: lint ## everything that must pass
+	@echo "== unit tests and, beside them, the chapters: some minutes without a word"
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=recurse unit pages
 
 coverage: env ## unit tests with line and branch coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term
