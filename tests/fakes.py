@@ -11,9 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repro.data.catalog import Clip
+from repro.data.catalog import Clip, Dataset
 from repro.data.clips import Sampling, TrainingSamples
 from repro.data.video import write_video
+from repro.experiments import Lab
+from repro.flow.store import ClipStore
+from repro.results import Library
 from repro.training import Recipe, train
 
 SAMPLING = Sampling(snippets=2, flow_frames=3, crop=12, scales=(1.0, 0.75))
@@ -110,3 +113,18 @@ def train_slowly(folder: str) -> None:
 
 if __name__ == "__main__":
     train_slowly(sys.argv[1])
+
+
+def noise_lab(folder: Path, count: int, tested_from: int) -> Lab:
+    """A lab whose clips are noise, put into the store without a video: two classes, groups of two clips.
+
+    Clips from number `tested_from` on are the test clips; all have 8 frames of 64 px.
+    """
+    store = ClipStore(folder / "store", short_side=64, flow_backend="noise")
+    parts = ["test" if i >= tested_from else "train" for i in range(count)]
+    clips = [Clip(f"c{i % 2}/v{i}", "", i % 2, f"g{i // 2}", {"1": part}) for i, part in enumerate(parts)]
+    for i, clip in enumerate(clips):
+        rng = np.random.default_rng(i)
+        store.write(clip.id, rng.integers(0, 256, (8, 64, 64, 3), np.uint8), rng.normal(0, 2, (7, 2, 64, 64)))
+    dataset = Dataset("toy", folder, ("c0", "c1"), tuple(clips), ("1",), "f")
+    return Lab(dataset, store, Library(folder / "runs"), split="1", runs_dir=folder / "runs", device="cpu")

@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fakes import noise_lab
 
-from repro.data.catalog import Clip, Dataset
 from repro.errors import ReproError
 from repro.experiments import Experiment, Lab
-from repro.flow.store import ClipStore
 from repro.papers.comparison_experiments import (
     METHODS,
     SMALL,
@@ -22,22 +21,13 @@ from repro.papers.comparison_experiments import (
     preset,
     taught_loss,
 )
-from repro.results import Library
 
 CHAPTER, SMOKE = experiments("small", "motionshapes"), experiments("smoke", "toy")
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab whose clips are noise, put into the store without a video: two classes, four groups, one of them tested."""
-    folder = tmp_path_factory.mktemp("lab")
-    store = ClipStore(folder / "store", short_side=64, flow_backend="noise")
-    clips = [Clip(f"c{i % 2}/v{i}", "", i % 2, f"g{i // 2}", {"1": "test" if i >= 6 else "train"}) for i in range(8)]
-    for i, clip in enumerate(clips):
-        rng = np.random.default_rng(i)
-        store.write(clip.id, rng.integers(0, 256, (8, 64, 64, 3), np.uint8), rng.normal(0, 2, (7, 2, 64, 64)))
-    dataset = Dataset("toy", folder, ("c0", "c1"), tuple(clips), ("1",), "f")
-    return Lab(dataset, store, Library(folder / "runs"), split="1", runs_dir=folder / "runs", device="cpu")
+    return noise_lab(tmp_path_factory.mktemp("lab"), 8, tested_from=6)
 
 
 def quick(experiment: Experiment) -> Experiment:

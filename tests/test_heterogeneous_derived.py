@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fakes import noise_lab
 from torch import Tensor
 
-from repro.data.catalog import Clip, Dataset
 from repro.experiments import Experiment, Lab
-from repro.flow.store import ClipStore
 from repro.papers.heterogeneous import TRIED
 from repro.papers.heterogeneous_derived import (
     BEGINNINGS,
@@ -24,7 +23,6 @@ from repro.papers.heterogeneous_derived import (
     held_out,
 )
 from repro.papers.heterogeneous_experiments import VARIANTS, dashed, experiments
-from repro.results import Library
 from repro.training import load_checkpoint
 
 NAME = "temporal-bn-inception"
@@ -34,15 +32,7 @@ CHAPTER = experiments("smoke", "toy")
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
-    """A lab whose clips are noise, put into the store without a video: two classes, four groups, one of them tested."""
-    folder = tmp_path_factory.mktemp("lab")
-    store = ClipStore(folder / "store", short_side=64, flow_backend="noise")
-    clips = [Clip(f"c{i % 2}/v{i}", "", i % 2, f"g{i // 2}", {"1": "test" if i >= 8 else "train"}) for i in range(10)]
-    for i, clip in enumerate(clips):
-        rng = np.random.default_rng(i)
-        store.write(clip.id, rng.integers(0, 256, (8, 64, 64, 3), np.uint8), rng.normal(0, 2, (7, 2, 64, 64)))
-    dataset = Dataset("toy", folder, ("c0", "c1"), tuple(clips), ("1",), "f")
-    return Lab(dataset, store, Library(folder / "runs"), split="1", runs_dir=folder / "runs", device="cpu")
+    return noise_lab(tmp_path_factory.mktemp("lab"), 10, tested_from=8)
 
 
 def weights(lab: Lab, experiment: Experiment, seed: int) -> dict[str, Tensor]:
