@@ -459,6 +459,17 @@ def test_what_was_saved_here_loads_whole() -> None:
         assert torch.equal(value, one.state_dict()[name])
 
 
+def test_weights_are_laid_out_channels_last_and_stay_so() -> None:
+    one = narrow()
+    load_i3d(one, {name: value.contiguous() for name, value in one.state_dict().items()})
+    other = copy.deepcopy(one).to(memory_format=torch.contiguous_format)
+    kernel = "Conv3d_2c_3x3.conv3d.weight"
+    assert one.get_parameter(kernel).is_contiguous(memory_format=torch.channels_last_3d)
+    assert other.get_parameter(kernel).is_contiguous() and not one.get_parameter(kernel).is_contiguous()
+    x = torch.randn(2, 3, 8, 32, 32)
+    torch.testing.assert_close(one(x), other(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -113,7 +113,7 @@ def order_of(labels: Sequence[int], recipe: Recipe, seed: int, first: int, last:
 
 
 def channels_last(model: nn.Module) -> nn.Module:
-    """Lay the weights of 2D convolutions out as their images are; those of 3D ones have no such layout."""
+    """Lay the weights of 2D convolutions out as their images are. Of 3D ones only I3D's gain, which sees to its own."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             layer.to(memory_format=torch.channels_last)

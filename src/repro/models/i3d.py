@@ -172,6 +172,9 @@ class I3D(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.logits = nn.Sequential(OrderedDict(conv3d=nn.Conv3d(channels, num_classes, 1)))
         _initialise(self)
+        # After the random weights, which are drawn in the order of memory. Channels last, a training step of the small
+        # network took 0.6 times as long on a CPU.
+        self.to(memory_format=torch.channels_last_3d)
 
     def stages(self) -> Stages:
         """Return the module of each endpoint, in order."""
