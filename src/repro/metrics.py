@@ -168,6 +168,30 @@ def paired_difference(
     return Difference(float(values.mean()), low, high, (high - low) / 2, seeds, clips, n_groups)
 
 
+def chosen_elsewhere(correct: ArrayLike, groups: ArrayLike) -> tuple[Array, Array] | None:
+    """The best and the worst of M methods, each (S, N), chosen on the other seeds and on the other half of the clips.
+
+    `correct`: (M, S, N), right or wrong; `groups` (N,), which, sorted, belong to the two halves in turn. Choosing on
+    the clips that are reported would make the best too good by luck. Of equals the first is taken. None with one seed
+    or one group, where there is no elsewhere.
+    """
+    every = np.asarray(correct, dtype=np.float64)
+    members = np.asarray(groups)
+    if every.ndim != 3 or members.shape != every.shape[2:]:
+        raise ReproError(
+            f"correct must be (methods, seeds, clips) and groups (clips,), not {every.shape}, {members.shape}"
+        )
+    odd = np.isin(members, np.unique(members)[1::2])
+    if every.shape[1] < 2 or not odd.any():
+        return None
+    best, worst = np.empty_like(every[0]), np.empty_like(every[0])
+    for seed in range(every.shape[1]):
+        for half in (odd, ~odd):
+            mean = np.delete(every, seed, axis=1)[:, :, ~half].mean((1, 2))  # (M,)
+            best[seed, half], worst[seed, half] = every[mean.argmax(), seed, half], every[mean.argmin(), seed, half]
+    return best, worst
+
+
 def mcnemar(a_correct: ArrayLike, b_correct: ArrayLike) -> McNemar:
     """Exact McNemar test on one training of each: are the clips that only one of A and B gets right shared evenly?"""
     a, b = np.asarray(a_correct), np.asarray(b_correct)

@@ -9,6 +9,8 @@ from repro.experiments import Experiment, Lab
 from repro.papers import (
     ccs_derived,
     ccs_experiments,
+    comparison_derived,
+    comparison_experiments,
     cross_enhancement_derived,
     cross_enhancement_experiments,
     heterogeneous_derived,
@@ -88,5 +90,14 @@ PAPERS = {
         experiments=ccs_experiments.experiments,
         derive=ccs_derived.derive,
         short_side=lambda preset, dataset: ccs_experiments.preset(preset, dataset).short_side,
+    ),
+    "comparison": Paper(
+        name="comparison",
+        title="The five ideas side by side",
+        citation="The five papers above, on one backbone with one recipe.",
+        notebook="notebooks/comparison.ipynb",
+        experiments=comparison_experiments.experiments,
+        derive=comparison_derived.derive,
+        short_side=lambda preset, dataset: comparison_experiments.preset(preset, dataset).short_side,
     ),
 }

@@ -30,7 +30,19 @@ UNLIKE = "bn_inception"  # the one other backbone: that of flow where unlike net
 INNER = "conv4_x"  # where a stream teaches the other: the last stage but one, as I3D's middle
 TEACHING = Teaching("rgb")  # alpha = beta = gamma = 1; its bridge is I3D's and not used here
 
-# What decides with which training's outputs, all of them averaged: the methods that are compared.
+# Which output of a training is which stream's. Those with two read both inputs: a joint network.
+OUTPUTS: dict[str, dict[str, str]] = {
+    "frames": {"rgb": "spatial"},
+    "flow": {"flow": "temporal"},
+    "unlike-flow": {"flow": "temporal"},
+    "taught-frames": {"rgb": "spatial"},
+    "st-resnet": {"rgb": "appearance", "flow": "motion"},
+    "ccs": {"rgb": "rgb", "flow": "flow"},
+    "stilt": {"rgb": "spatial", "flow": "temporal"},
+}
+JOINT = tuple(name for name, outputs in OUTPUTS.items() if len(outputs) == 2)
+
+# What decides with which trainings' outputs, all of them averaged: the methods that are compared.
 METHODS: dict[str, tuple[str, ...]] = {
     "frames": ("frames",),
     "flow": ("flow",),

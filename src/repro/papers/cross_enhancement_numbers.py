@@ -6,13 +6,12 @@ S seeds, N clips.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from repro.metrics import NOT_RUN, Difference, paired_difference
+from repro.metrics import NOT_RUN, Difference, chosen_elsewhere, paired_difference
 from repro.papers.cross_enhancement import BRIDGES
 from repro.papers.cross_enhancement_derived import COMPARED, TENTHS
 from repro.papers.cross_enhancement_experiments import PROPOSED, VARIANTS
@@ -162,21 +161,14 @@ def training_error(scores: CrossEnhancementScores) -> Measured | None:
 def place_of_bridge(scores: CrossEnhancementScores) -> Measured | None:
     """The best and the worst of the nine bridges, chosen on the other seeds and the other half of the clips (claim 8).
 
-    Groups, sorted, belong to the two halves in turn. Of equal bridges the first letter is taken.
+    Of equal bridges the first letter is taken.
     """
     seeds = shared_seeds(scores, *BRIDGED.values())
-    if len(seeds) < 2:
+    if not seeds:
         return None
-    every = np.stack([right(scores, name, seeds) for name in BRIDGED.values()])  # (9, S, N)
     groups = scores.groups(MAIN)
-    odd = np.isin(groups, np.unique(groups)[1::2])
-    if not odd.any():
-        return None
-    a, b = np.empty_like(every[0]), np.empty_like(every[0])
-    for s, half in itertools.product(range(len(seeds)), (odd, ~odd)):
-        mean = np.delete(every, s, axis=1)[:, :, ~half].mean((1, 2))  # (9,)
-        a[s, half], b[s, half] = every[mean.argmax(), s, half], every[mean.argmin(), s, half]
-    return a, b, groups
+    found = chosen_elsewhere([right(scores, name, seeds) for name in BRIDGED.values()], groups)
+    return found and (*found, groups)
 
 
 def distance_by_weight(scores: CrossEnhancementScores, place: str) -> Measured | None:

@@ -172,7 +172,12 @@ def _claim(record: object, head: Mapping[str, Any], name: str) -> Claim:
     keys = ("id", "claim", "source", "a", "b", "reported", "tests")
     content = check_keys(record, keys, (), name)
     where = f"{name}, {content['id']}"
-    printed = [_reported(head["paper"], entry, head["columns"].values(), where) for entry in content["reported"]]
+    given = content["reported"]  # places of cells, or in words why there are none
+    printed = (
+        [given]
+        if isinstance(given, str)
+        else [_reported(head["paper"], entry, head["columns"].values(), where) for entry in given]
+    )
     tests = tuple(_test(entry, head, where) for entry in content["tests"])
     texts = {key: str(content[key]) for key in keys[:5]}
     return Claim(**texts, reported="; ".join(printed) or "no number given", tests=tests)
