@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from repro.data.transforms import normalise_flow, normalise_rgb
 from repro.errors import ReproError
-from repro.models.count import multiply_adds, parameters
+from repro.models.count import kept_bytes, multiply_adds, parameters
 from repro.models.i3d import ENDPOINTS, I3D, SamePool, Unit, load_i3d, published_input, same_padding
 
 State = dict[str, Tensor]
@@ -347,21 +347,6 @@ def test_checkpointing_changes_nothing_but_memory(train: bool) -> None:
         if name.endswith("num_batches_tracked"):
             assert two == (2 if train else 0)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in again.Conv3d_1a_7x7.parameters())
-
-
-def kept_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, each storage once and no parameters."""
-    saved: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        out = layer(x)
-    del out
-    parameters = {parameter.untyped_storage()._cdata for parameter in layer.parameters()}
-    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in parameters)
 
 
 def test_checkpointing_keeps_less() -> None:

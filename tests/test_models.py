@@ -12,7 +12,7 @@ from torch import nn
 from repro.errors import ReproError
 from repro.models import BACKBONES, backbone
 from repro.models.base import Backbone
-from repro.models.count import describe, evaluating, multiply_adds, parameters, stage_shapes
+from repro.models.count import describe, evaluating, kept_bytes, multiply_adds, parameters, stage_shapes
 from repro.models.resnet import resnet
 from repro.models.vgg import vgg
 
@@ -189,3 +189,12 @@ def test_descriptions() -> None:
     assert describe(stages["pool1"]) == "kernel 3x3, stride 2"
     assert describe(stages["conv4_x"]) == "[1x1, 64; 3x3, 64; 1x1, 256] x 6, stride 2"
     assert describe(vgg("vgg19", width=0.25).stages()["conv3_x"]) == "[3x3, 64] x 4, stride 1"
+
+
+def test_bytes_kept_for_the_backward_pass() -> None:
+    """Of two linear layers with a ReLU between them: the inputs of both; the ReLU's output is one."""
+    model = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))
+    x = torch.randn(4, 5)
+    assert kept_bytes(model, x) == 4 * (x.numel() + 4 * 7)
+    frozen = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3)).requires_grad_(False)
+    assert kept_bytes(frozen, x) == 0

@@ -39,6 +39,22 @@ def multiply_adds(model: nn.Module, *inputs: Tensor | None, training: bool = Fal
     return total
 
 
+def kept_bytes(model: nn.Module, *inputs: Tensor | None) -> int:
+    """Bytes that a forward pass, in the model's own mode, keeps for the backward pass: each storage once, and no
+    parameters. On the "meta" device without arithmetic; what a device's kernels need besides is not in it."""
+    saved: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor  # held on to, so that no other gets its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = model(*inputs)
+    del outputs
+    own = {p.untyped_storage()._cdata for p in model.parameters()}
+    return sum(tensor.untyped_storage().nbytes() for key, tensor in saved.items() if key not in own)
+
+
 Shape = tuple[int, ...]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from repro.models.count import parameters
-from repro.papers.cross_enhancement import POSITIONS, Bridge, Config, Count, Stream, bridges, counts
+from repro.models import i3d
+from repro.models.count import kept_bytes, parameters
+from repro.papers.cross_enhancement import CHANNELS, POSITIONS, Bridge, Config, Count, Stream, bridges, counts
 from repro.papers.cross_enhancement_experiments import preset
 from repro.papers.reported import number
 
@@ -122,8 +124,8 @@ def nine_bridges(scale: str = "paper") -> Sequence[Bridge]:
 def trunk_parameters() -> int:
     """Parameters of the RGB stream without its classifier."""
     with torch.device("meta"):
-        i3d = Stream(Config("rgb"), 1).i3d
-    return parameters(i3d) - parameters(i3d.logits)
+        network = Stream(Config("rgb"), 1).i3d
+    return parameters(network) - parameters(network.logits)
 
 
 def from_models() -> dict[str, str]:
@@ -149,6 +151,38 @@ def from_models() -> dict[str, str]:
         ),
         "fused-3d": f"{both.parameters / 1e6:.1f} M parameters, {single.parameters / 1e6:.1f} M with one stream",
     }
+
+
+class Memory(NamedTuple):
+    """Bytes of one training step in bf16: kept for the backward pass; with checkpointing what is made again at most at
+    a time; weights, gradients and momentum in float32."""
+
+    kept: int
+    again: int
+    weights: int
+
+
+@cache
+def training_memory() -> Mapping[str, Memory]:
+    """What a step of a stream keeps by the paper's recipe: its batch of clips of 64 frames of 224 px, 400 classes.
+
+    Counted, not measured. "checkpointed": all between the outputs of I3D's endpoints is computed again (`I3D`).
+    """
+    scale, found = preset("paper", ""), {}
+    for stream, channels in CHANNELS.items():
+        with torch.device("meta"):
+            sides = (scale.sampling.snippets, scale.sampling.crop, scale.sampling.crop)
+            x = torch.zeros(scale.recipes[stream].batch, channels, *sides, dtype=torch.bfloat16)
+            model = i3d.I3D(400, channels).bfloat16().train()
+            weights = 3 * 4 * parameters(model)
+            found[f"{stream} stream"] = Memory(kept_bytes(model, x), 0, weights)
+            inputs = [x, *model.features(x).values()]
+            again = max(
+                kept_bytes(model.get_submodule(n), given) for n, given in zip(i3d.ENDPOINTS, inputs, strict=False)
+            )
+            model.checkpointing = True
+            found[f"{stream} stream, checkpointed"] = Memory(kept_bytes(model, x), again, weights)
+    return found
 
 
 def counted_output() -> int:
