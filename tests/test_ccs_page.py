@@ -29,7 +29,7 @@ from page_cells import (
 from repro.costs import Estimate
 from repro.data.catalog import SplitList
 from repro.evaluation import protocol
-from repro.experiments import Lab, thin
+from repro.experiments import thin
 from repro.metrics import NOT_RUN
 from repro.papers.ccs_actors import seen
 from repro.papers.ccs_derived import DERIVED
@@ -54,7 +54,8 @@ FOLLOWING = sum(len(names) for _, names in DERIVED.values())
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_place(tmp_path, monkeypatch)
-    monkeypatch.setattr(Lab, "estimate", lambda *_: Estimate(runs=len(VARIANTS)))  # that counts every network
+    # The real one counts every network, which takes long.
+    monkeypatch.setattr("repro.report.chapter.estimate", lambda *_: Estimate(runs=len(VARIANTS)))
 
 
 def opened(tmp_path: Path, **given: Any) -> Chapter:

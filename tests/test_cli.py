@@ -23,7 +23,7 @@ from repro.cli import console, main, tools
 from repro.cli import results as cli_results
 from repro.data.catalog import load_dataset
 from repro.errors import ReproError
-from repro.experiments import Experiment, Lab
+from repro.experiments import Experiment
 from repro.flow.store import ClipStore
 from repro.flow.tvl1 import backend_name
 from repro.papers import PAPERS, Paper
@@ -145,7 +145,7 @@ def test_what_nobody_expected_is_one_line_too(error, message, capsys, monkeypatc
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(Lab, "run_all", fail)
+    monkeypatch.setattr("repro.cli.train.run_all", fail)
     assert repro(TRAIN) == 2
     assert capsys.readouterr().err == message
 

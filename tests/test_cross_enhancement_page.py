@@ -28,7 +28,7 @@ from test_cross_enhancement_scores import Maker
 
 from repro.costs import Estimate
 from repro.data.catalog import OFFICIAL, SplitList
-from repro.experiments import Lab, thin
+from repro.experiments import thin
 from repro.metrics import NOT_RUN
 from repro.papers.cross_enhancement_derived import COMPARED, FOLLOWED
 from repro.papers.cross_enhancement_experiments import VARIANTS as TRAINED
@@ -49,7 +49,8 @@ FOLLOWING = len(COMPARED) + len(FOLLOWED)  # derived runs of a seed
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_place(tmp_path, monkeypatch)
-    monkeypatch.setattr(Lab, "estimate", lambda *_: Estimate(runs=len(TRAINED)))  # that counts every network
+    # The real one counts every network, which takes long.
+    monkeypatch.setattr("repro.report.chapter.estimate", lambda *_: Estimate(runs=len(TRAINED)))
     monkeypatch.setattr(drawings, "LIMIT", 10**9)  # bytes of a moving clip: noise would be encoded at every quality
     monkeypatch.setattr(recipes, "hours_on_big_sets", lambda paper, networks: {", ".join(networks): "1 h"})  # so too
 
@@ -145,7 +146,7 @@ CALLS = {
 NEED_RUNS = {"camera", "confusions", "directions", "distances", "factors", "grid", "on_the_way", "samples", "weights",
              *(f"variants('{which}',)" for which in VARIANTS)}  # fmt: skip
 
-UNMOVED = {*UNCHANGING, "bridges", "clips", "kinds", "other_drawing"}
+UNMOVED = {*UNCHANGING, "bridges", "memory", "clips", "kinds", "other_drawing"}
 
 
 @pytest.mark.parametrize("dataset", ["motionshapes", "weizmann"])
@@ -258,6 +259,11 @@ def test_what_is_counted_and_what_is_joined() -> None:
     page = page_of(CrossEnhancementPage, "motionshapes", shapes(), "small")
     counts = {str(row[0]): row for row in page.counts().rows}
     assert counts["RGB stream"][1] == "12,697,264" and counts["flow stream"][1] == "12,675,312"
+    memory = {str(row[0]): [float(str(x)) for x in row[1:]] for row in page.memory().rows}
+    plain, less = memory["RGB stream"], memory["RGB stream, checkpointed"]
+    assert plain[1] == 0 and less[0] + less[1] < plain[0] / 2 and plain[3] == pytest.approx(sum(plain[:3]), abs=0.02)
+    assert all(values[3] < 24 for values in memory.values()), "fits the card that the page speaks of"
+    assert plain[2] == round(12 * 12_697_264 / 1e9, 2)
     table = page.bridges()
     rows = {str(row[0]): row[1:] for row in table.rows}
     assert len(rows) == 10 and [str(table.rows[i][0]) for i in table.marked] == ["e: middle to middle"]

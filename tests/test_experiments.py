@@ -18,6 +18,7 @@ from repro.errors import ReproError
 from repro.experiments import Experiment, Lab, fold_of, seeds_of, thin
 from repro.flow.store import ClipStore
 from repro.flow.tvl1 import backend_name
+from repro.plans import cost_of_starts, estimate, run_all
 from repro.results import Library, Result, comparable, rows
 from repro.training import save_atomically, sum_of_losses
 
@@ -309,7 +310,7 @@ def test_a_run_begins_where_another_ended(lab, monkeypatch):
     assert not torch.equal(begun[0], weights(lab.network(second, 1)))
     assert lab.unfinished_starts(SECOND, 1) == [] and lab.verify(SECOND, 1)
     lab.forget(EXPERIMENT, 1)
-    assert lab.unfinished_starts(SECOND, 1) == ["tiny"]
+    assert lab.unfinished_starts(SECOND, 1) == [EXPERIMENT]
     monkeypatch.setattr(repro.experiments, "train", no_training)
     lab.network(SECOND, 1)  # its own checkpoint is enough
     with pytest.raises(AssertionError, match="trained"):
@@ -317,7 +318,7 @@ def test_a_run_begins_where_another_ended(lab, monkeypatch):
 
 
 def test_a_start_that_ends_differently_on_another_processor(lab):
-    lab.run_all([(EXPERIMENT, 1), (SECOND, 1)])
+    run_all(lab, [(EXPERIMENT, 1), (SECOND, 1)])
     assert not lab.drifted(SECOND, 1) and not lab.drifted(EXPERIMENT, 1)
     result = lab.library.get(lab.key(EXPERIMENT, 1))
     result.arrays["losses"][-1] += 0.1  # after the three that a row is judged by
@@ -352,7 +353,7 @@ def test_a_row_says_what_its_starts_were_trained_on(lab, devices, name):
 
 
 def test_a_recorded_run_whose_start_here_is_of_another_device(lab):
-    lab.run_all([(EXPERIMENT, 1), (SECOND, 1)])
+    run_all(lab, [(EXPERIMENT, 1), (SECOND, 1)])
     assert not lab.drifted(SECOND, 1)
     on_a_gpu(lab, EXPERIMENT, 1, ["A GPU"])
     assert lab.drifted(SECOND, 1)
@@ -385,15 +386,15 @@ def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path)
 def test_runs_side_by_side_do_first_what_others_start_from(root, store, tmp_path):
     lab = make_lab(root, store, tmp_path / "runs")
     third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
-    lab.run_all([(third, 1), (SECOND, 1), (EXPERIMENT, 1)], processes=2)
+    run_all(lab, [(third, 1), (SECOND, 1), (EXPERIMENT, 1)], processes=2)
     serial = make_lab(root, store, tmp_path / "serial")
     for experiment in (EXPERIMENT, SECOND, third):
         a, b = lab.run(experiment, 1), serial.run(experiment, 1)
         assert all(np.array_equal(a.arrays[k], b.arrays[k]) for k in a.arrays | b.arrays)
     lab.forget(EXPERIMENT, 1)
     fourth = replace(SECOND, name="fourth", config={"phase": 4})
-    assert lab.estimate([(fourth, 1)]).runs == 2, "the network that it starts from is gone"
-    lab.run_all([(fourth, 1)], processes=2)
+    assert estimate(lab, [(fourth, 1)]).runs == 2, "the network that it starts from is gone"
+    run_all(lab, [(fourth, 1)], processes=2)
     assert lab.has(fourth, 1)
 
 
@@ -407,11 +408,11 @@ def test_a_training_on_generated_images(lab, root, store, tmp_path):
     elsewhere = replace(lab.dataset, name="other", fingerprint="0")
     assert Lab(elsewhere, store, Library(tmp_path), split="x", runs_dir=tmp_path).key(IMAGES, 3) == result.key
     longer = replace(IMAGES, recipe=RECIPE)
-    assert lab.estimate([(longer, 1)]).runs == 1
-    both = [lab.estimate([(longer, 1), (replace(SECOND, start=(longer,)), seed)]) for seed in (1, 2)]
+    assert estimate(lab, [(longer, 1)]).runs == 1
+    both = [estimate(lab, [(longer, 1), (replace(SECOND, start=(longer,)), seed)]) for seed in (1, 2)]
     assert [part.runs for part in both] == [2, 2] and together(both).runs == 3, "one pre-training serves all splits"
     assert together(both).train_seconds == pytest.approx(
-        both[0].train_seconds + lab.estimate([(replace(SECOND, start=()), 1)]).train_seconds
+        both[0].train_seconds + estimate(lab, [(replace(SECOND, start=()), 1)]).train_seconds
     )
     second = replace(SECOND, start=(IMAGES,), begin=lambda model, states: None)
     assert replace(second, fold=(0, 2)).starts() == (IMAGES,)
@@ -480,9 +481,9 @@ def test_two_processes_give_what_one_gives_and_an_error_in_one_loses_nothing(roo
     serial = make_lab(root, store, tmp_path / "serial")
     parallel = make_lab(root, store, tmp_path / "parallel", progress=lambda *at: seen.append(at))
     runs = [(EXPERIMENT, 1), (EXPERIMENT, 2)]
-    serial.run_all(runs)
+    run_all(serial, runs)
     with pytest.raises(ReproError, match="this network cannot be built"):
-        parallel.run_all([*runs, (replace(EXPERIMENT, paper="broken", build=broken_net), 1)], processes=2)
+        run_all(parallel, [*runs, (replace(EXPERIMENT, paper="broken", build=broken_net), 1)], processes=2)
     assert ("runs", 1, 3) in seen
     for run in runs:
         assert parallel.has(*run)
@@ -494,9 +495,9 @@ def test_two_processes_give_what_one_gives_and_an_error_in_one_loses_nothing(roo
 
 
 def test_finished_runs_are_skipped(lab, monkeypatch):
-    lab.run_all([(EXPERIMENT, 1)])
+    run_all(lab, [(EXPERIMENT, 1)])
     monkeypatch.setattr(repro.experiments, "train", no_training)
-    lab.run_all([(EXPERIMENT, 1), (EXPERIMENT, 1)], processes=2)
+    run_all(lab, [(EXPERIMENT, 1), (EXPERIMENT, 1)], processes=2)
 
 
 # ---------------------------------------------------------------- what it will cost
@@ -505,18 +506,18 @@ def test_finished_runs_are_skipped(lab, monkeypatch):
 def test_estimates(root, tmp_path):
     empty = ClipStore(tmp_path / "store", short_side=16, flow_backend=backend_name())
     lab = make_lab(root, empty, tmp_path / "runs")
-    before = lab.estimate([(EXPERIMENT, 1), (EXPERIMENT, 2)])
+    before = estimate(lab, [(EXPERIMENT, 1), (EXPERIMENT, 2)])
     assert before.runs == 2
     assert before.pairs == 12 * 9
     assert before.flow_seconds > 0
     assert before.store_bytes > 0
     longer = replace(EXPERIMENT, recipe=replace(RECIPE, iterations=4000))
-    assert lab.estimate([(longer, 1)]).train_seconds > 100 * before.train_seconds
+    assert estimate(lab, [(longer, 1)]).train_seconds > 100 * before.train_seconds
     lab.run(EXPERIMENT, 1)
-    after = lab.estimate([(EXPERIMENT, 1), (EXPERIMENT, 2)])
+    after = estimate(lab, [(EXPERIMENT, 1), (EXPERIMENT, 2)])
     assert (after.runs, after.pairs) == (1, 0)
     assert after.train_seconds == pytest.approx(before.train_seconds / 2)
-    assert lab.estimate([(EXPERIMENT, 1)]).train_seconds == 0
+    assert estimate(lab, [(EXPERIMENT, 1)]).train_seconds == 0
     assert str(after).startswith("1 runs to train and test (0 s), 0 frames to decode (0 s), 0 flow fields to compute")
 
 
@@ -531,34 +532,34 @@ def test_estimates_read_each_checkpoint_once_and_no_weights(lab, monkeypatch):
     others = [replace(SECOND, name=f"second {i}", config={"phase": i}) for i in range(3)]
     monkeypatch.setattr(torch, "load", counted)
     for _ in range(2):
-        assert lab.estimate([(e, 1) for e in others]).runs == 3
+        assert estimate(lab, [(e, 1) for e in others]).runs == 3
         assert lab.unfinished_starts(others[0], 1) == []
     assert read == [(lab.key(EXPERIMENT, 1), True)]
     lab.forget(EXPERIMENT, 1)
-    assert lab.estimate([(e, 1) for e in others]).runs == 4
+    assert estimate(lab, [(e, 1) for e in others]).runs == 4
 
 
 def test_what_has_to_be_trained_before_runs_can_begin(lab):
     third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))
-    assert lab.cost_of_starts([(EXPERIMENT, 1)]).runs == 0
-    cost = lab.cost_of_starts([(third, 1), (SECOND, 1)])
-    whole = lab.estimate([(EXPERIMENT, 1), (SECOND, 1)])
+    assert cost_of_starts(lab, [(EXPERIMENT, 1)]).runs == 0
+    cost = cost_of_starts(lab, [(third, 1), (SECOND, 1)])
+    whole = estimate(lab, [(EXPERIMENT, 1), (SECOND, 1)])
     assert (cost.runs, cost.test_seconds) == (2, 0.0)
     assert cost.train_seconds == pytest.approx(whole.train_seconds) and whole.test_seconds > 0
-    lab.run_all([(third, 1), (SECOND, 1)])
+    run_all(lab, [(third, 1), (SECOND, 1)])
     lab.forget(EXPERIMENT, 1)
-    assert lab.cost_of_starts([(third, 1)]).runs == 0
+    assert cost_of_starts(lab, [(third, 1)]).runs == 0
     lab.forget(SECOND, 1)
-    assert lab.cost_of_starts([(third, 1)]).runs == 2, "rows are no networks"
+    assert cost_of_starts(lab, [(third, 1)]).runs == 2, "rows are no networks"
 
 
 def test_weights_that_cannot_serve_all_base_networks_are_an_error_before_anything_runs(lab, tmp_path):
     runs = [(replace(EXPERIMENT, config={"b": b}, backbone=b, weights=str(tmp_path / "resnet50.pth")), 1)
             for b in ("resnet50", "vgg19")]  # fmt: skip
     (tmp_path / "resnet50.pth").touch()
-    assert lab.estimate(runs[:1]).runs == 1
+    assert estimate(lab, runs[:1]).runs == 1
     with pytest.raises(ReproError, match="give a folder: .* missing: vgg19$"):
-        lab.estimate(runs)
+        estimate(lab, runs)
 
 
 def test_seeds():

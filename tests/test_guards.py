@@ -29,6 +29,7 @@ RANKS = {
     "costs": 3,
     "identity": 3,
     "experiments": 3,
+    "plans": 4,
     "scores": 4,
     "papers": 5,
 }
@@ -39,7 +40,6 @@ SAME_RANK = {
     ("flow", "repro.data.video"),
     ("flow", "repro.data.catalog"),
     ("flow", "repro.data.index"),
-    ("costs", "repro.identity"),
     ("experiments", "repro.costs"),
     ("experiments", "repro.identity"),
     ("models", "repro.data.transforms"),

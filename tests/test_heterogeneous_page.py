@@ -29,7 +29,7 @@ from test_heterogeneous_scores import TEXTURES, Maker
 from repro.costs import Estimate
 from repro.data.catalog import SplitList
 from repro.errors import ReproError
-from repro.experiments import Lab, thin
+from repro.experiments import thin
 from repro.metrics import NOT_RUN
 from repro.papers.heterogeneous_derived import MAIN
 from repro.papers.heterogeneous_experiments import VARIANTS, preset
@@ -49,7 +49,8 @@ CELLS = Cells(ROOT / "notebooks" / "text" / "heterogeneous.md", "heterogeneous",
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_place(tmp_path, monkeypatch)
-    monkeypatch.setattr(Lab, "estimate", lambda *_: Estimate(runs=len(VARIANTS)))  # that counts every network
+    # The real one counts every network, which takes long.
+    monkeypatch.setattr("repro.report.chapter.estimate", lambda *_: Estimate(runs=len(VARIANTS)))
 
 
 def opened(tmp_path: Path, **given: Any) -> Chapter:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from repro.data.catalog import Clip, Dataset
 from repro.data.clips import Sampling
 from repro.evaluation import protocol
-from repro.flow.cost import estimate as estimate_flow
-from repro.flow.store import ClipStore
-from repro.identity import Experiment
 from repro.models.count import multiply_adds, parameters
-from repro.models.weight_files import check_weights
 from repro.training import Recipe
 
 # Multiply-adds a second that training reaches: one CPU thread (measured 36e9 for a quarter-width ResNet-50, halved
@@ -34,19 +29,6 @@ class Price(NamedTuple):
     train: float
     test: float
     left: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """A run that is to be done, on these training and test clips (none: on generated images).
-
-    `key` is the run's; runs that differ by their seed alone cost the same and are `like` each other.
-    """
-
-    experiment: Experiment
-    key: str
-    like: str
-    clips: tuple[Sequence[Clip], Sequence[Clip]]
 
 
 @dataclass(frozen=True)
@@ -123,52 +105,9 @@ def together(parts: Iterable[Estimate]) -> Estimate:
     )
 
 
-def estimate(work: Sequence[Work], dataset: Dataset, store: ClipStore, *, given_flow: bool, device: str) -> Estimate:
-    """What runs on clips of one data set cost, with decoding and flow that the store does not hold.
-
-    `given_flow`: somebody else extracted the flow. ReproError where the starting weights that somebody asked for cannot
-    serve all base networks, or do not fit.
-    """
-    _check_weights(w.experiment for w in work)
-    clips = {c.id: c for w in work for part in w.clips for c in part}
-    stored = estimate_flow(dataset, store, list(clips.values()), given_flow=given_flow)
-    cores = extractors(stored.clips)
-    different = {w.like: w for w in work}  # building a network takes time
-    prices = {like: _price(w, len(dataset.classes), device) for like, w in different.items()}
-    return Estimate(
-        runs=len(work),
-        frames=stored.frames,
-        pairs=stored.pairs,
-        decode_seconds=stored.decode_seconds / cores,
-        flow_seconds=stored.flow_seconds / cores,
-        train_seconds=sum(prices[w.like].train for w in work),
-        test_seconds=sum(prices[w.like].test for w in work),
-        store_bytes=stored.bytes,
-        run_bytes=sum(prices[w.like].left for w in work),
-        shared={w.key: prices[w.like] for w in work if w.experiment.images},
-    )
-
-
 def extractors(absent: int) -> int:
     """How many processes extract that many clips: starting one costs what some clips do."""
     return min(os.cpu_count() or 1, 1 + absent // 48)
-
-
-def _check_weights(experiments: Iterable[Experiment]) -> None:
-    needed: dict[str, dict[str, None]] = {}  # weights -> base networks, in order
-    for e in experiments:
-        if e.backbone:
-            needed.setdefault(e.weights, {})[e.backbone] = None
-    for weights, backbones in needed.items():
-        check_weights(weights, list(backbones))
-
-
-def _price(work: Work, classes: int, device: str) -> Price:
-    e = work.experiment
-    on: Iterable[Sized] = map(e.textures, ("train", "test")) if e.images else work.clips
-    train, test = map(len, on)
-    scored = train + test if e.images else e.scored(train, test)
-    return run_cost(e.network(classes), e.recipe, e.sampling, e.protocol, scored, device)
 
 
 def run_cost(model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, scored: int, device: str) -> Price:

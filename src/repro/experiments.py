@@ -14,7 +14,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from repro.costs import Estimate, Work, estimate, extractors
+from repro.costs import extractors
 from repro.data.catalog import Clip, Dataset
 from repro.data.clips import TrainingSamples
 from repro.data.layouts import PARTS
@@ -31,7 +30,6 @@ from repro.evaluation import evaluate, protocol, score
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
 from repro.identity import Experiment, States, fold_of, seeds_of, thin
-from repro.processes import each
 from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, provenance, repeats, run_key
 from repro.training import History, device_name, load_checkpoint, order_of, pick_device, read_history, train
 
@@ -102,45 +100,6 @@ class Lab:
     def has(self, experiment: Experiment, seed: int) -> bool:
         """Whether the run is in the library already."""
         return self.key(experiment, seed) in self.library
-
-    # -- what is to be done -----------------------------------------------------------------------------------------
-
-    def estimate(self, runs: Iterable[tuple[Experiment, int]]) -> Estimate:
-        """What the runs of the list that are not in the library would cost.
-
-        ReproError where the starting weights somebody asked for do not serve all of them.
-        """
-        return self._cost(self._todo(runs))
-
-    def cost_of_starts(self, runs: Iterable[tuple[Experiment, int]]) -> Estimate:
-        """What has to be trained before these runs can begin: what they start from and is not at hand; not tested."""
-        found = self._in_order(start for run in runs for start in self._absent_starts(*run))
-        return dataclasses.replace(self._cost(found), test_seconds=0.0)
-
-    def _cost(self, todo: Sequence[tuple[Experiment, int]]) -> Estimate:
-        work = [Work(e, self.key(e, seed), self.key(e, 0), self.clips(e)) for e, seed in todo]
-        given = self.flow_root is not None
-        return estimate(work, self.dataset, self.store, given_flow=given, device=self.device.type)
-
-    def _todo(self, runs: Iterable[tuple[Experiment, int]]) -> list[tuple[Experiment, int]]:
-        """Those that are not done, each once, and before them what they start from, unless its network is kept."""
-        return self._in_order(run for run in runs if not self.has(*run))
-
-    def _in_order(self, runs: Iterable[tuple[Experiment, int]]) -> list[tuple[Experiment, int]]:
-        found: dict[str, tuple[Experiment, int]] = {}
-
-        def add(run: tuple[Experiment, int]) -> None:
-            if (key := self.key(*run)) not in found:
-                for start in self._absent_starts(*run):
-                    add(start)
-                found[key] = run
-
-        for run in runs:
-            add(run)
-        return list(found.values())
-
-    def _absent_starts(self, experiment: Experiment, seed: int) -> list[tuple[Experiment, int]]:
-        return [(e, seed) for e in experiment.starts() if self._done(e, seed) is None]
 
     # -- work -------------------------------------------------------------------------------------------------------
 
@@ -306,9 +265,9 @@ class Lab:
                 )  # fmt: skip
                 yield model
 
-    def unfinished_starts(self, experiment: Experiment, seed: int) -> list[str]:
-        """Names of the runs that this one starts from and whose checkpoints are not at hand."""
-        return [e.name for e, _ in self._absent_starts(experiment, seed)]
+    def unfinished_starts(self, experiment: Experiment, seed: int) -> list[Experiment]:
+        """What this run starts from and whose checkpoint is not at hand."""
+        return [e for e in experiment.starts() if self._done(e, seed) is None]
 
     def _done(self, experiment: Experiment, seed: int) -> History | None:
         """What the checkpoint of a finished training says of it, its weights unread; None when there is none."""
@@ -333,23 +292,6 @@ class Lab:
             return model, experiment.textures("train"), devices
         clips, mirrored = self.clips(experiment)[0], self.dataset.mirrored
         return model, TrainingSamples(self.store, clips, experiment.sampling, seed, mirrored), devices
-
-    def run_all(self, runs: Sequence[tuple[Experiment, int]], processes: int = 1) -> None:
-        """Do many runs, several processes side by side with one thread each; finished ones are skipped."""
-        todo = self._todo(runs)
-        self.prepare({c.id: c for e, _ in todo for part in self.clips(e) for c in part}.values())
-        if processes <= 1 or len(todo) <= 1:
-            for run in todo:
-                _do(self, run)
-            return
-        work, finished = partial(_do, self), itertools.count(1)
-        for depth in sorted({e.depth() for e, _ in todo}):  # what a run starts from is less deep
-            phase = [(e, seed) for e, seed in todo if e.depth() == depth]
-            try:
-                for _ in each(work, phase, processes):
-                    self._tell("runs", next(finished), len(todo))
-            finally:
-                self.library = Library(self.library.own, self.library.recorded)
 
     def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
         """The trained network, from its checkpoint when there is one, and the clips it belongs to."""
@@ -415,10 +357,3 @@ def _who(part: str, clips: Sequence[Clip]) -> dict[str, np.ndarray]:
         f"{part}_labels": np.array([c.label for c in clips], np.int16),
         f"{part}_groups": np.array([c.group for c in clips], dtype=np.str_),
     }
-
-
-def _do(lab: Lab, run: tuple[Experiment, int]) -> str:
-    if lab.has(*run):  # others start from its network, which is not kept
-        lab.network(*run)
-        return lab.key(*run)
-    return lab.run(*run).key

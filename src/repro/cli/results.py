@@ -17,6 +17,7 @@ from repro.experiments import IMAGES, Experiment, Lab
 from repro.flow.tvl1 import DEFAULT, backend_of
 from repro.metrics import topk_accuracy
 from repro.papers import PAPERS, Paper
+from repro.plans import cost_of_starts
 from repro.results import Result, comparable, read, rows
 from repro.setup import GIVEN, open_lab, recorded_folder, runs_folder
 from repro.training import Recipe
@@ -115,7 +116,7 @@ def _in_all(skipped: Mapping[Where, Sequence[tuple[Experiment, int]]], labs: Map
     for where, runs in skipped.items():
         lab, (dataset, _, *store) = labs[where], where
         assert isinstance(lab, Lab)
-        costs.setdefault((dataset, *store), []).append(lab.cost_of_starts(runs))
+        costs.setdefault((dataset, *store), []).append(cost_of_starts(lab, runs))
     found = [together(splits) for splits in costs.values()]
     return f"{sum(cost.runs for cost in found)} trainings, about {duration(sum(cost.seconds for cost in found))}"
 
@@ -159,10 +160,10 @@ def _state(
     seed = row["seed"]
     try:
         if not options.train_starts and (absent := lab.unfinished_starts(experiment, seed)):
-            cost = lab.cost_of_starts([(experiment, seed)])
+            cost = cost_of_starts(lab, [(experiment, seed)])
             if cost.seconds > CHEAP:
                 skipped.setdefault(where, []).append((experiment, seed))
-                return f"starts missing: {', '.join(absent)}, about {duration(cost.seconds)} to train"
+                return f"starts missing: {', '.join(e.name for e in absent)}, about {duration(cost.seconds)} to train"
         if lab.verify(experiment, seed):
             return "repeats"
         if lab.drifted(experiment, seed):

@@ -16,6 +16,7 @@ from repro.data.catalog import load_dataset
 from repro.errors import ReproError, nearest
 from repro.evaluation import protocol
 from repro.experiments import Experiment, Lab, seeds_of
+from repro.plans import estimate, run_all
 from repro.setup import open_lab, splits_of
 from repro.training import pick_device
 
@@ -39,7 +40,7 @@ def train(options: Namespace) -> int:
         print(f"{options.dataset}, preset {preset}, {labs[0].device}: {_cost(labs, runs)}", flush=True)
         results = []
         for lab in labs:
-            lab.run_all(runs, options.processes)
+            run_all(lab, runs, options.processes)
             for experiment, seed in runs:
                 results.append(lab.run(experiment, seed))
                 if not (options.fold or options.changes):  # those are for tuning
@@ -103,7 +104,7 @@ def changed(experiment: Experiment, options: Namespace) -> Experiment:
 
 def _cost(labs: Sequence[Lab], runs: Sequence[tuple[Experiment, int]]) -> Estimate:
     """What all labs together have to do; flow is shared by the splits."""
-    return together(lab.estimate(runs) for lab in labs)
+    return together(estimate(lab, runs) for lab in labs)
 
 
 def _listing(labs: Sequence[Lab], experiments: Sequence[Experiment], seeds: Sequence[int]) -> str:

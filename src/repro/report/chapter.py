@@ -17,6 +17,7 @@ from repro.data.catalog import unofficial
 from repro.experiments import Experiment, Lab
 from repro.metrics import NOT_RUN
 from repro.papers.reported import reported
+from repro.plans import estimate
 from repro.report import claims, tables
 from repro.report.chapter_figures import FACTORS, ChapterFigures
 from repro.report.ledger import Ledger, ledger
@@ -229,7 +230,7 @@ class ChapterPage(ChapterFigures, ABC):
             lab.dataset, lab.store, Library(lab.runs_dir / "none"), split=lab.split, runs_dir=lab.runs_dir,
             device=str(lab.device),
         )  # fmt: skip
-        cost = fresh.estimate([(e, 1) for e in self.chapter.experiments.values()])
+        cost = estimate(fresh, [(e, 1) for e in self.chapter.experiments.values()])
         text = f"From nothing, one seed of every network on {name} ({self.chapter.preset}): {cost}."
         code = "".join(f"<pre>{html.escape(line)}</pre>" for line in lines)
         return Shown("\n".join([*lines, text]), f"{code}<p>{html.escape(text)}</p>")

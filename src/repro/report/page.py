@@ -16,6 +16,7 @@ from repro.data.catalog import DATASETS, absent, load_dataset, unofficial
 from repro.errors import ReproError, nearest
 from repro.experiments import Experiment, Lab, seeds_of
 from repro.papers import PAPERS, Paper
+from repro.plans import estimate
 from repro.results import FIRST, Result, comparable, repeats, rows
 from repro.setup import open_lab, splits_of
 from repro.training import History
@@ -139,7 +140,7 @@ class Chapter:
         """What is to be done before the page is complete."""
         if not self.trains:
             return Estimate()
-        return together(lab.estimate(self.runs) for lab in self.labs)
+        return together(estimate(lab, self.runs) for lab in self.labs)
 
     def plan(self) -> str:
         """Say what the page is made from; refuse when it would take longer than `max_hours`."""
@@ -155,10 +156,10 @@ class Chapter:
             lines.append(f"{gone[0].upper()}{gone[1:]}.")
         if not self.trains:
             return "\n".join([*lines, "Results recorded for this data set are used; one run is repeated live."])
-        estimate = self.estimate()
-        lines += ["To do now, about:", *(f"  {line}" for line in estimate.lines())]
+        cost = self.estimate()
+        lines += ["To do now, about:", *(f"  {line}" for line in cost.lines())]
         lines.append("What starts from trained networks (an SVM, maps of attention) comes on top.")
-        hours = estimate.seconds / 3600
+        hours = cost.seconds / 3600
         if hours > p.max_hours:
             raise ReproError(
                 f"about {hours:.1f} hours of work, more than max_hours={p.max_hours:g}: "
