@@ -375,10 +375,10 @@ def test_the_words_of_the_costs(shapes: ComparisonScores) -> None:
     weizmann = ComparisonScores(ComparisonInventor("weizmann").all_runs((1,), ("ido",), derived=False))
     assert "Millions: frames 1, flow 2" in repr(of(weizmann).against_cost("parameters"))
     told = repr(of(shapes).against_cost("seconds"))  # each training took a minute
-    assert "Minutes: frames 1, flow 1, two streams 2, unlike networks 2, distilled 2, residual 1" in told
+    assert "Minutes: frames 1, flow 1, two streams 2, heterogeneous 2, cross-enhancement 2, ST-ResNet 1" in told
     for panel in ("binding", "order", "all"):
         right = shapes.correct("stilt", {} if panel == "all" else {"factor": panel})
-        assert f"attention {100 * right[0].mean():.1f}" in part(told, panel)
+        assert f"STILT {100 * right[0].mean():.1f}" in part(told, panel)
     with pytest.raises(ReproError, match="did you mean 'seconds'"):
         of(shapes).against_cost("second")
 
