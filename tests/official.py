@@ -1,7 +1,8 @@
-"""A small HMDB51 in the official layout: 51 class folders, and split lists as the authors publish them.
+"""A small HMDB51 and a small UCF101 in their official layouts: class folders, and split lists as the authors publish
+them.
 
-`python tests/official.py DIR [REAL]` makes it in DIR, with the real clips of REAL (laid out as REPRO_REAL_DATA) where
-it has some. All other videos are invented: textures that move, a direction and a speed for each class.
+`python tests/official.py DIR [REAL]` makes the first in DIR, with the real clips of REAL (laid out as REPRO_REAL_DATA)
+where it has some. All other videos are invented: textures that move, a direction and a speed for each class.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ brush_hair cartwheel catch chew clap climb climb_stairs dive draw_sword dribble 
 golf handstand hit hug jump kick kick_ball kiss laugh pick pour pullup punch push pushup ride_bike ride_horse run
 shake_hands shoot_ball shoot_bow shoot_gun sit situp smile smoke somersault stand swing_baseball sword sword_exercise
 talk throw turn walk wave
+""".split()
+# The first of UCF101's 101 classes: as many as there are take long to decode, and add nothing to the layout.
+UCF101 = """
+ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball BasketballDunk
+BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
 """.split()
 LISTS = "testTrainMulti_7030_splits"
 SPLITS = (1, 2, 3)
@@ -60,6 +66,45 @@ def build_hmdb51(
                 )
             marks[f"{name}/{file}"] = "".join(_mark(i, split, per_class) for split in SPLITS)
     write_lists(root / LISTS, marks)
+    return marks
+
+
+def build_ucf101(
+    root: Path,
+    real: Path | None = None,
+    per_class: tuple[int, int] = (2, 1),
+    *,
+    frames: int = 14,
+    size: tuple[int, int] = (64, 48),
+) -> dict[str, str]:
+    """Write the first classes of the data set into `root`; returns the marks of its clips: path -> "1" or "2" (test).
+
+    Only the first of the three splits. A clip is v_<class>_g<group>_c<number>.avi; of the 25 groups of a class the
+    first seven are tested. `real` supplies clips from `clips/ucf101/<class>/*.avi`; invented ones have `frames` of
+    `size` (width, height).
+    """
+    marks: dict[str, str] = {}
+    for label, name in enumerate(UCF101):
+        (root / "UCF-101" / name).mkdir(parents=True)
+        clips = sorted((real / "clips" / "ucf101" / name).glob("*.avi")) if real else []
+        found = {clip.name: clip for clip in clips}
+        groups = [*range(1, 1 + per_class[1]), *range(8, 8 + per_class[0])]
+        for i, group in enumerate(groups):
+            path = f"{name}/v_{name}_g{group:02d}_c01.avi"
+            if real_clip := found.get(Path(path).name):
+                shutil.copyfile(real_clip, root / "UCF-101" / path)
+            else:
+                pictures = moving_texture(label, i, frames, size)
+                write_video(root / "UCF-101" / path, pictures, 25, codec="mpeg4", pix_fmt="yuv420p")
+            marks[path] = "2" if group < 8 else "1"
+    lists = root / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("".join(f"{i} {name}\r\n" for i, name in enumerate(UCF101, 1)), newline="")
+    for part, mark in (("train", "1"), ("test", "2")):
+        rows = [path for path in marks if marks[path] == mark]
+        tails = [f" {UCF101.index(path.partition('/')[0]) + 1}" if part == "train" else "" for path in rows]
+        text = "".join(f"{path}{tail}\r\n" for path, tail in zip(rows, tails, strict=True))
+        (lists / f"{part}list01.txt").write_text(text, newline="")
     return marks
 
 

@@ -40,8 +40,7 @@ from repro.report.cross_enhancement_page import VARIANTS, CrossEnhancementPage
 from repro.report.page import Chapter
 from repro.results import write
 
-# Becomes a notebook when its runs are recorded.
-CELLS = Cells(ROOT / "tests" / "pages" / "cross_enhancement.md", "cross_enhancement", stale="rgb")
+CELLS = Cells(ROOT / "notebooks" / "text" / "cross_enhancement.md", "cross_enhancement", stale="rgb")
 PARTS = ("3 RGB", "3 Flow", "3 RGB+Flow")
 FOLLOWING = len(COMPARED) + len(FOLLOWED)  # derived runs of a seed
 

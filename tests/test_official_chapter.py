@@ -1,6 +1,7 @@
-"""The command of the README, as typed, in a folder that holds `data/hmdb51` in the official layout: all 51 classes.
+"""The command of the README, as typed, in a folder that holds `data/hmdb51`, all 51 classes, and `data/ucf101` in their
+official layouts.
 
-Every chapter, on one folder of videos and with one store of frames and flow.
+Every chapter on one of them, with one store of frames and flow.
 """
 
 from __future__ import annotations
@@ -14,32 +15,36 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from official import build_hmdb51
+from official import HMDB51, UCF101, build_hmdb51, build_ucf101
 
 from repro.experiments import IMAGES
 from repro.results import rows
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = "papermill {root}/notebooks/{paper}.ipynb out.ipynb -p dataset hmdb51 -p preset smoke"
-RUNS = {  # some of those that each chapter must leave
-    "stilt": {"spatial", "temporal", "stil-snippets"},
-    "st_resnet": {"appearance", "motion", "st-resnet", "star", "st-resnet+probes"},
-    "heterogeneous": {"textures-resnet101", "spatial-resnet101", "temporal-bn-inception-transplanted"},
+COMMAND = "papermill {root}/notebooks/{paper}.ipynb out.ipynb -p dataset {dataset} -p preset smoke"
+CLASSES = {"hmdb51": len(HMDB51), "ucf101": len(UCF101)}
+CHAPTERS = {  # the data set, and some of the runs that each chapter must leave
+    "stilt": ("hmdb51", {"spatial", "temporal", "stil-snippets"}),
+    "st_resnet": ("hmdb51", {"appearance", "motion", "st-resnet", "star", "st-resnet+probes"}),
+    "heterogeneous": ("hmdb51", {"textures-resnet101", "spatial-resnet101", "temporal-bn-inception-transplanted"}),
+    "cross_enhancement": ("ucf101", {"rgb", "flow", "rgb-taught", "fused-3d", "together", "rgb-taught+distance"}),
 }
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the data set, and how many clips it has; real ones where REPRO_REAL_DATA has them."""
+    """A folder with both data sets, and the clips of each; real ones where REPRO_REAL_DATA has them."""
     real = os.environ.get("REPRO_REAL_DATA")
     folder = tmp_path_factory.mktemp("official")
-    return folder, build_hmdb51(folder / "data" / "hmdb51", Path(real) if real else None)
+    build = {"hmdb51": build_hmdb51, "ucf101": build_ucf101}
+    return folder, {name: make(folder / "data" / name, Path(real) if real else None) for name, make in build.items()}
 
 
-@pytest.mark.parametrize("paper", RUNS)
-def test_the_chapter_on_hmdb51_as_it_is_typed(paper, place):
+@pytest.mark.parametrize("paper", CHAPTERS)
+def test_the_chapter_as_it_is_typed(paper, place):
     """Decodes, computes flow, trains and tests."""
     tmp_path, marks = place
+    dataset, experiments = CHAPTERS[paper]
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
     (tmp_path / "out.ipynb").unlink(missing_ok=True)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")}
@@ -48,7 +53,7 @@ def test_the_chapter_on_hmdb51_as_it_is_typed(paper, place):
     env = {name: value for name, value in os.environ.items() if name not in ours} | caches
     env |= {"OMP_NUM_THREADS": "1", "REPRO_RESULTS": str(tmp_path / "none")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])  # papermill of this environment
-    command = COMMAND.format(root=ROOT, paper=paper).split()
+    command = COMMAND.format(root=ROOT, paper=paper, dataset=dataset).split()
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     book = nbformat.read(tmp_path / "out.ipynb", 4)
@@ -57,15 +62,15 @@ def test_the_chapter_on_hmdb51_as_it_is_typed(paper, place):
     [plan] = [
         output.text for cell, output in outputs if "open_chapter" in cell.source and output.output_type == "stream"
     ]
-    assert f"Data set hmdb51: {len(marks)} clips, 51 classes; split 1." in plan
+    assert f"Data set {dataset}: {len(marks[dataset])} clips, {CLASSES[dataset]} classes; split 1." in plan
     for stage in ("decoding", "optical flow", "training", "testing", "in all"):  # each with its time
         assert re.search(rf"^ *{stage} .*\d (s|min|h)\b", plan, re.MULTILINE), plan
     assert re.search(r"^ *in all .*\d (MB|GB)$", plan, re.MULTILINE), plan  # and the disk
 
     found = [row for _, row in rows(tmp_path / "runs")]
-    assert {row["experiment"] for row in found} >= RUNS[paper]
+    assert {row["experiment"] for row in found} >= experiments
     found = [row for row in found if row["dataset"] != IMAGES]
-    assert {(row["dataset"], row["preset"], row["split"]) for row in found} == {("hmdb51", "smoke", "1")}
-    assert all(len(row["classes"]) == 51 and not row["left_out"] for row in found)
+    assert {(row["dataset"], row["preset"], row["split"]) for row in found} == {(dataset, "smoke", "1")}
+    assert all(len(row["classes"]) == CLASSES[dataset] and not row["left_out"] for row in found)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
     assert {path.name for path in tmp_path.iterdir()} == {"data", "out.ipynb", "runs", "store"}  # nothing else was made
