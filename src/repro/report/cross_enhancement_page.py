@@ -211,8 +211,8 @@ class CrossEnhancementPage(ChapterPage, CrossEnhancementFigures):
         batch, sampling = preset("paper", "").recipes["rgb"].batch, preset("paper", "").sampling
         note = (
             "Gradients on the way back and the work space of a card's kernels come on top; on a card this was not "
-            "measured. A frozen teacher adds its weights and keeps nothing. I3D's `checkpointing` can be switched at "
-            "any time and changes no result."
+            "measured. A frozen teacher adds its weights and keeps nothing. The option checkpointing of I3D can be "
+            "switched at any time and changes no result."
         )
         caption = (
             f"GB of a training step in bf16, counted: {batch} clips of {sampling.snippets} frames of {sampling.crop} px"
