@@ -79,7 +79,6 @@ smoke: env ## run every notebook with preset=smoke from nothing
 pages: env
 	@$(MAKE) --no-print-directory chapters
 	@$(MAKE) --no-print-directory nbval
-	@$(MAKE) --no-print-directory smoke
 
 # Half of it is what notebooks do, and neither half uses more than a core for long. Each speaks when it is done.
 test: lint ## everything that must pass
