@@ -208,7 +208,7 @@ def draw_nothing(monkeypatch: pytest.MonkeyPatch, stale: str = "") -> None:
     monkeypatch.setattr(
         Lab, "first_losses", lambda self, experiment, seed: [*LOSSES[:2], 3.5 if experiment.name == stale else 3.0]
     )
-    monkeypatch.setattr(theme, "png", quick)
+    monkeypatch.setattr(theme, "drawn", quick)
 
 
 # ---------------------------------------------------------------- pages that lack runs

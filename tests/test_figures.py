@@ -71,7 +71,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_figures_are_small_and_sharp_enough(name: str) -> None:
-    data = theme.png(DRAWN[name]())
+    data = theme.drawn(DRAWN[name]())
     assert 1_000 < len(data) <= 60_000
     with Image.open(io.BytesIO(data)) as image:
         assert image.width <= theme.WIDTH * theme.PIXELS_PER_INCH * theme.DENSITY + 1
@@ -82,9 +82,9 @@ def test_figures_are_small_and_sharp_enough(name: str) -> None:
 def test_pictures_repeat_to_the_byte(name: str) -> None:
     fig = figures.bars(SEEDS, WHISKERS) if name == "bars" else DRAWN[name]()
     again = figures.bars(SEEDS, WHISKERS) if name == "bars" else DRAWN[name]()
-    data = theme.png(fig)
-    assert data == theme.png(again)
-    assert data == theme.png(fig)  # a figure shown twice, too
+    data = theme.drawn(fig)
+    assert data == theme.drawn(again)
+    assert data == theme.drawn(fig)  # a figure shown twice, too
 
 
 def test_no_text_is_smaller_than_the_page() -> None:
@@ -96,7 +96,7 @@ def test_no_text_is_smaller_than_the_page() -> None:
 
 def test_matplotlibs_settings_are_left_alone() -> None:
     before = dict(mpl.rcParams)
-    theme.png(figures.bars(SEEDS))
+    theme.drawn(figures.bars(SEEDS))
     assert dict(mpl.rcParams) == before
 
 
@@ -123,7 +123,7 @@ def test_show_needs_alt_text_and_escapes_it() -> None:
     shown = figures.show(fig, alt='a "falling" curve', caption="1 < 2")
     html = shown._repr_html_()
     assert html.startswith('<figure class="repro') and 'alt="a &quot;falling&quot; curve"' in html
-    assert "<figcaption>1 &lt; 2</figcaption>" in html and 'src="data:image/png;base64,' in html
+    assert "<figcaption>1 &lt; 2</figcaption>" in html and 'src="data:image/webp;base64,' in html
     assert shown._repr_mimebundle_() == {"text/html": html, "text/plain": 'a "falling" curve\n1 < 2'}
     assert html == figures.show(figures.learning_curve([2, 1], [2, 1]), alt='a "falling" curve', caption="1 < 2").html
 

@@ -125,19 +125,25 @@ def lighter(hue: str, share: float) -> str:
     return colors.to_hex((r, g, b))
 
 
-def png(fig: Figure, density: float = DENSITY) -> bytes:
-    """The figure as a small PNG that depends on nothing but what is drawn: no date, no program, laid out once."""
-    raw, out = io.BytesIO(), io.BytesIO()
+def drawn(fig: Figure, density: float = DENSITY) -> bytes:
+    """The figure as a small lossless WebP that depends on nothing but what is drawn: no date, laid out once."""
+    raw = io.BytesIO()
     with mpl.rc_context(RC):
         fig.draw_without_rendering()
         fig.set_layout_engine("none")  # a second layout would move things by a hair
         fig.savefig(raw, format="png", dpi=PIXELS_PER_INCH * density, metadata={"Software": None})
     with Image.open(raw) as image:
         rgb = image.convert("RGB")
-    rgb.save(out, "PNG", optimize=True)
-    if out.tell() > 40_000:  # bytes: then 256 colours will do; k-means keeps those of small areas
-        out = io.BytesIO()
-        rgb.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    data = _webp(rgb)
+    if len(data) <= 30_000:  # bytes; else 256 colours will do; k-means keeps those of small areas
+        return data
+    few = rgb.quantize(256, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+    return _webp(few.convert("RGB"))
+
+
+def _webp(image: Image.Image) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "WEBP", lossless=True, quality=100, method=6)
     return out.getvalue()
 
 
