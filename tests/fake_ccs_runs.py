@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fake_runs import Inventor, Runs
 
-from repro.papers.ccs_derived import DERIVED, LATE, OTHER, spread
+from repro.papers.ccs_derived import DERIVED, LATE, OTHER, components, spread
 from repro.papers.ccs_experiments import VARIANTS
 from repro.results import Result
 
@@ -48,8 +48,7 @@ class CCSInventor(Inventor):
         elif what == "embedding":
             rgb, flow = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, n, 6)))
             kept = np.arange(0, n, 3)
-            arrays = {"rgb": rgb[kept].astype(np.float16), "flow": flow[kept].astype(np.float16)}
-            arrays |= {"kept": kept.astype(np.int16)} | spread(rgb, flow, labels)
+            arrays = components(rgb[kept], flow[kept]) | {"kept": kept.astype(np.int16)} | spread(rgb, flow, labels)
         else:
             arrays = {"maps": rng.normal(size=(n, 8, 2, 2)).astype(np.float16)}
             shares = rng.random((2, n)).astype(np.float32)

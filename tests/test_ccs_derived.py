@@ -21,6 +21,7 @@ from repro.flow.store import ClipStore
 from repro.papers.ccs import CCS, Config
 from repro.papers.ccs_actors import actor_masks, seen, silhouettes, views_of
 from repro.papers.ccs_derived import (
+    COMPONENTS_KEPT,
     DERIVED,
     FEATURES_KEPT,
     SwappedInput,
@@ -171,8 +172,14 @@ def test_features_of_the_test_clips(lab: Lab) -> None:
         z = {m: F.normalize(v).numpy() for m, v in model.explain(**x).features.items()}
     clips = lab.clips(e)[1]
     assert result.arrays["kept"].tolist() == list(range(len(clips)))  # so few that all are kept
-    for m in ("rgb", "flow"):
-        np.testing.assert_allclose(result.arrays[m], z[m], atol=2e-3)
+    both, kept = np.concatenate([z["rgb"], z["flow"]]), np.concatenate([result.arrays["rgb"], result.arrays["flow"]])
+    assert kept.shape == (2 * len(clips), min(COMPONENTS_KEPT, *both.shape)) and kept.dtype == np.float32
+    centred = both - both.mean(0)
+    strength, axes = np.linalg.eigh(centred.T.astype(float) @ centred)  # the smallest first
+    assert result.arrays["scatter"] == pytest.approx(np.square(centred).sum(), rel=1e-4)
+    for j in range(3):
+        np.testing.assert_allclose(np.square(kept[:, j]).sum(), strength[-1 - j], rtol=1e-3)
+        np.testing.assert_allclose(np.abs(kept[:, j]), np.abs(centred @ axes[:, -1 - j]), atol=2e-3)
     expected = spread(z["rgb"], z["flow"], np.array([c.label for c in clips]))
     for key in ("gap", "within", "between"):
         np.testing.assert_allclose(result.arrays[key], expected[key], atol=1e-4)

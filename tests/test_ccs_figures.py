@@ -11,6 +11,7 @@ from matplotlib.colors import to_hex
 from page_cells import quick, shown
 
 from repro.errors import ReproError
+from repro.papers.ccs_derived import components
 from repro.report import ccs_drawings, ccs_plots, theme
 from repro.report.ccs_plots import Looked, Plane
 from repro.report.theme import APPEARANCE, CROSSING, MOTION
@@ -24,7 +25,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(theme, "png", quick)
+    monkeypatch.setattr(theme, "drawn", quick)
 
 
 @pytest.mark.usefixtures("laid_out")
@@ -107,6 +108,17 @@ def test_the_plane_is_that_of_the_largest_variance() -> None:
     turned = ccs_plots.principal_plane(points[20:], points[:20])
     np.testing.assert_allclose(turned.flow[:, 0], -plane.rgb[:, 0])
     np.testing.assert_allclose(turned.flow[:, 1], plane.rgb[:, 1])
+
+
+def test_the_plane_of_the_components_that_are_kept_is_that_of_the_features() -> None:
+    rgb, flow = RNG.normal(size=(2, 20, 30)) * np.linspace(3, 1, 30)
+    kept = components(rgb, flow)
+    assert kept["rgb"].shape[1] < 30
+    whole = ccs_plots.principal_plane(rgb, flow)
+    short = ccs_plots.principal_plane(kept["rgb"], kept["flow"], float(kept["scatter"]))
+    assert short.share == pytest.approx(whole.share) and short.share < 0.5
+    for m in ("rgb", "flow"):
+        np.testing.assert_allclose(np.abs(getattr(short, m)), np.abs(getattr(whole, m)), atol=1e-4)
 
 
 def test_the_plane_of_one_point_and_of_unlike_arrays() -> None:

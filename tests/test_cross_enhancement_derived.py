@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,13 +117,25 @@ def test_distances_are_computed_once(lab: Lab, chapter: dict[str, Experiment], m
 # ---------------------------------------------------------------- the way through a training
 
 
-def test_the_curve_is_that_of_the_training_itself(lab: Lab, chapter: dict[str, Experiment]) -> None:
+def test_the_curve_is_that_of_the_training_itself(
+    lab: Lab, chapter: dict[str, Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = chapter["rgb-taught"]
     experiment = replace(experiment, recipe=replace(experiment.recipe, iterations=3))
+    parts: list[np.ndarray] = []
+    whole = Lab.evaluate
+
+    def spied(*args: Any) -> dict[str, np.ndarray]:
+        parts.append(whole(*args)["rgb"])
+        return {"rgb": parts[-1]}
+
+    monkeypatch.setattr(Lab, "evaluate", spied)
     result = curve(lab, experiment, 2)
-    found = result.arrays["curve_rgb"]
-    assert found.shape == (TENTHS, len(FRAMES), 2) and found.dtype == np.float16
-    np.testing.assert_array_equal(found[-1], lab.run(experiment, 2).arrays["test_rgb"])
+    found = np.stack(parts)
+    assert found.shape == (TENTHS, len(FRAMES), 2)
+    np.testing.assert_array_equal(result.arrays["curve_rgb"], [[int(a < b) for a, b in part] for part in found])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found[-1].astype(np.float16), lab.run(experiment, 2).arrays["test_rgb"])
     torch.manual_seed(2)
     model = experiment.network(2)
     assert isinstance(model, Taught)

@@ -291,7 +291,7 @@ def test_the_words_of_curves_and_distances_are_what_was_measured(
     told = repr(figures.on_the_way())
     for name, label in {"rgb": "RGB", "rgb-taught": "RGB, taught by flow"}.items():
         runs = [shapes.runs[f"{name}+curve", "1", s].arrays["curve_rgb"] for s in (1, 2)]
-        tenths = [np.mean([r[k].argmax(1) == labels for r in runs]) for k in range(10)]
+        tenths = [np.mean([r[k] == labels for r in runs]) for k in range(10)]
         assert f"{label}: {', '.join(f'{100 * x:.0f}' for x in tenths)}" in told
     told = repr(figures.distances())
     for name, label in DISTANT.items():

@@ -48,7 +48,7 @@ class Maker(Inventor):
         clips = self.parts["test"]
         if what == "curve":
             found = [self._logits(rng, clips, 0.5 * tenth) for tenth in range(TENTHS)]
-            arrays = {f"curve_{VARIANTS[base].stream}": np.stack(found)}
+            arrays = {f"curve_{VARIANTS[base].stream}": np.stack(found).argmax(2)}
         else:
             names = [f"{which}_{place}" for which in ("distance", "teacher") for place in PLACES]
             arrays = {name: rng.random(len(clips)).astype(np.float32) for name in names}

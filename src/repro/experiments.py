@@ -185,7 +185,7 @@ class Lab:
             return self.library.get(key)
         began = time.monotonic()
         model, history, (training, testing) = self._trained(experiment, seed)
-        arrays = compute(model, training, testing) | _who("train", training) | _who("test", testing)
+        arrays = compute(model, training, testing) | _who("test", testing)
         row = self._row(experiment, seed, key, list(outputs), history)
         row |= {"experiment": f"{experiment.name}+{name}", "derived": {"of": base, "settings": dict(settings)}}
         row["provenance"]["seconds"] = round(time.monotonic() - began, 1)

@@ -81,14 +81,25 @@ def write(result: Result, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{row['experiment']}-{row['split']}-s{row['seed']}-{row['key'][:8]}".replace("@", "-").replace("/", "-")
     partial = folder / f".{stem}.{os.getpid()}.npz"
-    arrays: dict[str, Any] = result.arrays
-    np.savez_compressed(partial, **arrays)
+    try:
+        _save(partial, result.arrays)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(folder / f"{stem}.npz")
     text = json.dumps(row, indent=1, sort_keys=True) + "\n"
     partial = partial.with_suffix(".json")
     partial.write_text(text, encoding="utf-8")
     partial.replace(folder / f"{stem}.json")
     return folder / f"{stem}.json"
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Like `numpy.savez_compressed`, which `numpy.load` reads too, but compressed so that lists of ids halve."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read(path: Path, recorded: bool = False) -> Result:

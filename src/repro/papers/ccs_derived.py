@@ -38,8 +38,8 @@ MAPPED = (MAIN, "baseline")
 GROUPED = (MAIN,)
 OTHER = {"rgb": "flow", "flow": "rgb"}
 LATE = ("average", "maximum", "product")  # Figure 5a read as fusion of scores (ledger ccs-L25)
-# Test clips whose features and maps are kept for the figures; rows of small networks stay below 100 kB.
-FEATURES_KEPT, MAPS_KEPT = 70, 400
+# Test clips whose features and maps are kept for the figures, and how many principal components of the features.
+FEATURES_KEPT, MAPS_KEPT, COMPONENTS_KEPT = 70, 400, 8
 
 
 class Reader(nn.Module):
@@ -161,8 +161,8 @@ def _features(model: CCS, rgb: Tensor, flow: Tensor) -> dict[str, Tensor]:
 def embedding(lab: Lab, experiment: Experiment, seed: int) -> Result:
     """The features z of Eq. 4 and 5 of the test clips, at unit length, and how they lie (claims ccs-11 and ccs-12).
 
-    Arrays: `rgb` and `flow` (K, D) float16, features of `FEATURES_KEPT` clips at most, equally many of every class, and
-    `kept` (K,), where these are among the test clips; and the numbers of `spread` over all of them.
+    Arrays: `rgb` and `flow` (K, c), see `components`, of `FEATURES_KEPT` clips at most, equally many of every class,
+    with their `scatter`, and `kept` (K,), where these are among the test clips; and the numbers of `spread` over all.
     """
 
     def compute(model: nn.Module, training: Parts, testing: Parts) -> dict[str, np.ndarray]:
@@ -171,10 +171,24 @@ def embedding(lab: Lab, experiment: Experiment, seed: int) -> Result:
         unit = {m: F.normalize(torch.from_numpy(x), eps=1e-6).numpy() for m, x in z.items()}
         labels = np.array([c.label for c in testing])
         kept = _kept(testing)
-        arrays = {m: x[kept].astype(np.float16) for m, x in unit.items()} | {"kept": kept.astype(np.int16)}
+        arrays = components(unit["rgb"][kept], unit["flow"][kept]) | {"kept": kept.astype(np.int16)}
         return arrays | spread(unit["rgb"], unit["flow"], labels)
 
-    return lab.derived(experiment, seed, "embedding", {"kept": FEATURES_KEPT}, [], compute)
+    settings = {"kept": FEATURES_KEPT, "components": COMPONENTS_KEPT}
+    return lab.derived(experiment, seed, "embedding", settings, [], compute)
+
+
+def components(rgb: Array, flow: Array) -> dict[str, Array]:
+    """Features (K, D) of both modalities on the first principal components of all 2 K together.
+
+    `rgb` and `flow` (K, c) float32, c = `COMPONENTS_KEPT` or as many as there are, the largest first; their signs mean
+    nothing. `scatter` (): the sum of all D components' squares.
+    """
+    both = np.concatenate([rgb, flow]).astype(np.float64)
+    centred = both - both.mean(axis=0)
+    axes = np.linalg.svd(centred, full_matrices=False)[2][:COMPONENTS_KEPT]
+    found = (centred @ axes.T).astype(np.float32)
+    return {"rgb": found[: len(rgb)], "flow": found[len(rgb) :], "scatter": np.array(np.square(centred).sum())}
 
 
 def _kept(clips: Sequence[Clip]) -> Array:

@@ -117,17 +117,17 @@ def _frames(lab: Lab, clips: Sequence[Clip]) -> np.ndarray:
 
 
 def curve(lab: Lab, experiment: Experiment, seed: int) -> Result:
-    """Test scores after each tenth of a training, which is repeated from its beginning (claim 10).
+    """What test clips are taken for after each tenth of a training, which is repeated from its beginning (claim 10).
 
-    Array `curve_<output>` (10, clips, classes), logits in float16; the output is the stream's.
+    Array `curve_<output>` (10, clips), int16, classes; the output is the stream's.
     """
     output = VARIANTS[experiment.name].stream
 
     def compute(model: nn.Module, training: Parts, testing: Parts) -> dict[str, np.ndarray]:
         found = [lab.evaluate(part, experiment, testing)[output] for part in lab.along(experiment, seed, TENTHS)]
-        return {f"curve_{output}": np.stack(found).astype(np.float16)}
+        return {f"curve_{output}": np.stack(found).argmax(2).astype(np.int16)}
 
-    return lab.derived(experiment, seed, "curve", {"parts": TENTHS}, [], compute)
+    return lab.derived(experiment, seed, "curve", {"parts": TENTHS, "kept": "classes"}, [], compute)
 
 
 # ---------------------------------------------------------------- all of them

@@ -61,8 +61,8 @@ def distance_shares(scores: CrossEnhancementScores, name: str, place: str, seeds
 def curves(scores: CrossEnhancementScores, name: str, seeds: Sequence[int]) -> Array:
     """Right or wrong (S, 10, N), as numbers, after each tenth of a training (`curve`)."""
     run = f"{name}+curve"
-    logits = _derived(scores, run, f"curve_{VARIANTS[name].stream}", seeds, axis=1)  # (S, 10, N, C)
-    return np.asarray(logits.argmax(3) == scores.labels(run), float)
+    taken_for = _derived(scores, run, f"curve_{VARIANTS[name].stream}", seeds, axis=1)  # (S, 10, N)
+    return np.asarray(taken_for == scores.labels(run), float)
 
 
 def _derived(scores: CrossEnhancementScores, run: str, array: str, seeds: Sequence[int], axis: int = 0) -> Array:

@@ -19,7 +19,7 @@ from repro.results import Result
 MAIN = (f"spatial-{dashed(SPATIAL)}", f"temporal-{dashed(TEMPORAL)}")  # the pair whose fusion weight is chosen
 BEGINNINGS = {"scratch": "-scratch", "averaged": "", "transplanted": "-transplanted"}  # Table 3 -> end of the name
 TEMPORAL_RUNS = tuple(f"temporal-{dashed(b)}{end}" for b in STRATEGIES for end in BEGINNINGS.values())
-FILTERS_KEPT = 16  # all of a quarter-width network (a row stays below 100 kB)
+FILTERS_KEPT = 4  # those with the largest energy after training
 
 
 # ---------------------------------------------------------------- Table 3: the first filters
@@ -53,15 +53,16 @@ def equal_share(filters: Tensor) -> float:
 def conv1(lab: Lab, experiment: Experiment, seed: int) -> Result:
     """The first filters of a temporal network before and after its training (ledger heterogeneous-L4).
 
-    Arrays, before and after side by side: `conv1` (2, maps, 2L, 7, 7), the first `FILTERS_KEPT` maps; `equal_share`
-    (2,), see there. `change` (1,): the length of after - before as a share of before's. The last two are over all maps.
+    Arrays, before and after side by side: `conv1` (2, maps, 2L, 7, 7), `FILTERS_KEPT` maps, the strongest first;
+    `equal_share` (2,), see there. `change` (1,): the length of after - before as a share of before's. The last two are
+    over all maps.
     """
 
     def compute(model: nn.Module, *_: object) -> dict[str, np.ndarray]:
         before, after = (_filters(m) for m in (beginning(lab, experiment, seed), model))
-        kept = torch.stack([before, after])[:, :FILTERS_KEPT]
+        strongest = after.square().sum((1, 2, 3)).argsort(descending=True)[:FILTERS_KEPT]
         return {
-            "conv1": kept.numpy().astype(np.float16),
+            "conv1": torch.stack([before, after])[:, strongest].numpy().astype(np.float16),
             "equal_share": np.array([equal_share(before), equal_share(after)], np.float32),
             "change": np.array([float((after - before).norm() / before.norm())], np.float32),
         }

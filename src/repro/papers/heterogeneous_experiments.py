@@ -188,6 +188,7 @@ def _experiment(
         begin=partial(_begin, own == TEXTURES, variant.begins == "transplanted") if start else None,
         images=scale.images if on_images else None,
         backbone="" if own in ("none", TEXTURES) else variant.backbone,
+        keep=("test",),
     )
 
 

@@ -179,6 +179,7 @@ def experiments(preset_name: str, dataset: str, weights: str = "auto") -> dict[s
             begin=_begin if start else None,
             weights=weights,
             backbone="" if start else config.backbone,
+            keep=("test",),
         )
     return out
 

@@ -131,7 +131,7 @@ class CCSFigures(ChapterFigures):
         inside = np.isin(labels, picked)
         planes, notes = {}, {}
         for name, run in runs.items():
-            plane = ccs_plots.principal_plane(run.arrays["rgb"], run.arrays["flow"])
+            plane = ccs_plots.principal_plane(run.arrays["rgb"], run.arrays["flow"], float(run.arrays["scatter"]))
             planes[name] = ccs_plots.Plane(plane.rgb[inside], plane.flow[inside], plane.share)
             found = {what: float(run.arrays[what].mean()) for what in ("gap", "within", "between")}
             notes[name] = ", ".join(f"{what} {100 * x:.1f}" for what, x in found.items())

@@ -171,10 +171,11 @@ class Plane(NamedTuple):
     share: float
 
 
-def principal_plane(rgb: ArrayLike, flow: ArrayLike) -> Plane:
+def principal_plane(rgb: ArrayLike, flow: ArrayLike, scatter: float | None = None) -> Plane:
     """Project features (N, D) of both modalities on the first two principal components of all 2 N together.
 
-    Both must have the same D >= 2. The signs of the components are free: flow lies to the right of RGB on average, and
+    Both must have the same D >= 2. `scatter`: the sum of squares about the mean, where features have lost some of it to
+    dropped dimensions. The signs of the components are free: flow lies to the right of RGB on average, and
     the largest weight of the second is positive.
     """
     a, b = np.asarray(rgb, dtype=np.float64), np.asarray(flow, dtype=np.float64)
@@ -187,7 +188,7 @@ def principal_plane(rgb: ArrayLike, flow: ArrayLike) -> Plane:
     up = float(axes[1][np.abs(axes[1]).argmax()])
     first = axes[:2] * np.where(np.array([right, up]) < 0, -1.0, 1.0)[:, None]
     at = centred @ first.T
-    total = float((size**2).sum())
+    total = float((size**2).sum()) if scatter is None else scatter
     return Plane(at[: len(a)], at[len(a) :], float((size[:2] ** 2).sum()) / total if total else 1.0)
 
 
