@@ -63,9 +63,9 @@ class Scores(ABC):
             raise ReproError(f"unknown method '{method}'{nearest(method, cls.methods)}: write base[:stream][+fusion]")
         return cls.methods[method]
 
-    def seeds_with(self, method: str) -> list[int]:
-        """Seeds for which every run of a method is there, in every split."""
-        names = self.needs(method)
+    def seeds_with(self, *methods: str) -> list[int]:
+        """Seeds for which every run of all these methods is there, in every split."""
+        names = {name for method in methods for name in self.needs(method)}
         return [s for s in self.seeds if all((n, split, s) in self.runs for n in names for split in self.splits)]
 
     # -- scores -----------------------------------------------------------------------------------------------------

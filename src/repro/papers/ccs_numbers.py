@@ -37,11 +37,6 @@ WINDOW, FAR = 0.02, 0.9  # of the iterations, over which the loss is averaged; o
 # ---------------------------------------------------------------- measurements
 
 
-def common_seeds(scores: CCSScores, *methods: str) -> list[int]:
-    """Seeds that all of these methods were run with."""
-    return [s for s in scores.seeds if all(s in scores.seeds_with(m) for m in methods)]
-
-
 def _swapped(scores: CCSScores, shown: str) -> Measured | None:
     """An output with its clip's own other input, and with another clip's (claim ccs-4)."""
     run = f"{MAIN}+probes"
@@ -73,7 +68,7 @@ def convergence(losses: Array) -> float:
 
 def _steps_to_converge(scores: CCSScores) -> Measured | None:
     """Convergence of trainings with a larger and with a smaller margin (claim ccs-9); units: pairs and splits."""
-    seeds = common_seeds(scores, *(name for pair in MARGIN_PAIRS for name in pair))
+    seeds = scores.seeds_with(*(name for pair in MARGIN_PAIRS for name in pair))
     if not seeds:
         return None
 
@@ -99,7 +94,7 @@ def confused(scores: CCSScores, method: str, seeds: Sequence[int]) -> Array:
 def _confused_alike(scores: CCSScores) -> Measured | None:
     """Confusions among alike classes of the better plain stream and of the whole network (claim ccs-10)."""
     known = set(ALIKE.get(scores.dataset, ())) & set(scores.classes)
-    seeds = common_seeds(scores, "best-single", MAIN)
+    seeds = scores.seeds_with("best-single", MAIN)
     if not known or not seeds:
         return None
     alike = np.isin(scores.labels(MAIN), [scores.classes.index(name) for name in known])
@@ -110,7 +105,7 @@ def _confused_alike(scores: CCSScores) -> Measured | None:
 
 def _beside(scores: CCSScores, a: tuple[str, str], b: tuple[str, str]) -> Measured | None:
     """Arrays of clips, each (run, name), that are there for the same seeds. (2, N) of both modalities: their mean."""
-    seeds = common_seeds(scores, a[0], b[0])
+    seeds = scores.seeds_with(a[0], b[0])
     if not seeds:
         return None
     found = []
@@ -134,7 +129,7 @@ def _distance_between(scores: CCSScores) -> Measured | None:
 def _cam(scores: CCSScores, other: tuple[str, str]) -> Measured | None:
     """Which share of the maps lies on the actor, beside something else, over clips whose actor is known (claim 17)."""
     runs = {f"{MAIN}+cam", other[0]}
-    seeds = common_seeds(scores, *runs)
+    seeds = scores.seeds_with(*runs)
     if not all("share_map" in scores.runs[r, x, s].arrays for r in runs for x in scores.splits for s in seeds):
         return None
     found = _beside(scores, (f"{MAIN}+cam", "share_map"), other)

@@ -66,7 +66,7 @@ CAMERA = {"0": "at rest", "1": "drifting", "2": "shaken"}
 
 def difference(scores: Scores, a: str, b: str, subset: Tags | None = None) -> Difference | None:
     """A - B in accuracy over the same seeds and clips, with its interval; None where no seed has both."""
-    seeds = [s for s in scores.seeds_with(a) if s in scores.seeds_with(b)]
+    seeds = scores.seeds_with(a, b)
     left, right = (scores.correct(m, subset, seeds) for m in (a, b))
     return paired_difference(left[0], right[0], left[1]) if left and right else None
 
@@ -210,16 +210,10 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
 # ---------------------------------------------------------------- measurements
 
 
-def shared_seeds(scores: Scores, methods: Iterable[str]) -> list[int]:
-    """Seeds for which all runs of all these methods are there, in every split."""
-    every = list(methods)
-    return [s for s in scores.seeds if all(s in scores.seeds_with(m) for m in every)]
-
-
 def best_way(scores: ComparisonScores, factor: str = "") -> Measured | None:
     """The best and the worst of the five ways, each chosen on other trainings and clips (claim 1)."""
     subset = {"factor": factor} if factor else None
-    seeds = shared_seeds(scores, WAYS)
+    seeds = scores.seeds_with(*WAYS)
     found = [scores.correct(m, subset, seeds) for m in WAYS]
     if not seeds or any(f is None for f in found):
         return None
@@ -232,7 +226,7 @@ def reported_order(scores: ComparisonScores) -> Measured | None:
     """Right or wrong of those ideas that are printed higher and of those printed lower, averaged over all pairs of the
     five (claim 2): A - B is how far the printed order, UCF101's, shows here."""
     ranked = list(best_printed("UCF101"))
-    seeds = shared_seeds(scores, ranked)
+    seeds = scores.seeds_with(*ranked)
     if not seeds:
         return None
     right = [f[0].astype(float) for m in ranked if (f := scores.correct(m, None, seeds))]
@@ -329,7 +323,7 @@ def _accuracies(scores: ComparisonScores, end: str) -> str:
     """Accuracies of the ideas, plainly and with `end` behind their names, over the seeds that have both."""
     texts = []
     for method in IDEAS:
-        seeds = shared_seeds(scores, (method, f"{method}{end}"))
+        seeds = scores.seeds_with(method, f"{method}{end}")
         found = [f for m in (method, f"{method}{end}") if seeds and (f := scores.correct(m, None, seeds))]
         if found:
             texts.append(f"{method} {' and '.join(f'{100 * f[0].mean():.1f}' for f in found)} %")

@@ -35,11 +35,6 @@ CAMERA = {"0": "camera at rest", "1": "mild", "2": "shaken"}  # levels of motion
 # ---------------------------------------------------------------- what the measurements are made of
 
 
-def shared_seeds(scores: CrossEnhancementScores, *methods: str) -> list[int]:
-    """Seeds for which all runs of all these methods are there, in every split."""
-    return [s for s in scores.seeds if all(s in scores.seeds_with(m) for m in methods)]
-
-
 def right(scores: CrossEnhancementScores, method: str, seeds: Sequence[int], subset: Tags | None = None) -> Array:
     """Right or wrong (S, N), as numbers, of the test clips of a subset, of which there must be one."""
     found = scores.correct(method, subset, seeds)
@@ -80,7 +75,7 @@ def levels(scores: CrossEnhancementScores) -> dict[str, dict[str, str]]:
 
 def leads(scores: CrossEnhancementScores) -> dict[str, Difference]:
     """By how much the plain RGB stream is ahead of flow at each of `levels`, over the seeds that both pairs have."""
-    seeds = shared_seeds(scores, BY_FLOW, BY_RGB)
+    seeds = scores.seeds_with(BY_FLOW, BY_RGB)
     if not seeds:
         return {}
     found = {
@@ -94,7 +89,7 @@ def leads(scores: CrossEnhancementScores) -> dict[str, Difference]:
 
 def stronger_teaches(scores: CrossEnhancementScores) -> Measured | None:
     """The pair in which the stronger stream teaches, and the other, where one stream is clearly stronger (claim 4)."""
-    seeds, a, b, groups = shared_seeds(scores, BY_FLOW, BY_RGB), [], [], []
+    seeds, a, b, groups = scores.seeds_with(BY_FLOW, BY_RGB), [], [], []
     for level, lead in leads(scores).items():
         if lead.low <= 0 <= lead.high:
             continue
@@ -113,7 +108,7 @@ def _by_camera(scores: CrossEnhancementScores, methods: Sequence[str]) -> tuple[
 
     A unit is a class and a group: of its three clips, one for each level, these are two.
     """
-    tags, seeds = clip_tags(scores.dataset), shared_seeds(scores, *methods)
+    tags, seeds = clip_tags(scores.dataset), scores.seeds_with(*methods)
     if not (tags and seeds):
         return None
     of = zip(scores.labels(methods[0]), scores.groups(methods[0]), scores.ids(methods[0]), strict=True)
@@ -151,7 +146,7 @@ def training_errors(scores: CrossEnhancementScores, name: str, seeds: Sequence[i
 def training_error(scores: CrossEnhancementScores) -> Measured | None:
     """Training clips that come out wrong with both bridges, and with the output's alone (claim 7)."""
     both, output = MAIN, f"{MAIN}@output-only"
-    seeds = shared_seeds(scores, both, output)
+    seeds = scores.seeds_with(both, output)
     if not seeds:
         return None
     groups = [scores.runs[both, split, seeds[0]].groups("train") for split in scores.splits]
@@ -163,7 +158,7 @@ def place_of_bridge(scores: CrossEnhancementScores) -> Measured | None:
 
     Of equal bridges the first letter is taken.
     """
-    seeds = shared_seeds(scores, *BRIDGED.values())
+    seeds = scores.seeds_with(*BRIDGED.values())
     if not seeds:
         return None
     groups = scores.groups(MAIN)
@@ -174,7 +169,7 @@ def place_of_bridge(scores: CrossEnhancementScores) -> Measured | None:
 def distance_by_weight(scores: CrossEnhancementScores, place: str) -> Measured | None:
     """Distances to the teacher with weights of 10 and of 0.1, each as a share of both, clip by clip (claim 9)."""
     runs = f"{STRONG}+distance", f"{WEAK}+distance"
-    seeds = shared_seeds(scores, *runs)
+    seeds = scores.seeds_with(*runs)
     if not seeds:
         return None
     strong, weak = (distances(scores, name, place, seeds) for name in (STRONG, WEAK))
@@ -185,7 +180,7 @@ def distance_by_weight(scores: CrossEnhancementScores, place: str) -> Measured |
 
 def _followed(scores: CrossEnhancementScores) -> tuple[Array, Array] | None:
     """Right or wrong (S, 10, N) on the way through the training of the taught stream and of the plain one."""
-    seeds = shared_seeds(scores, f"{MAIN}+curve", "rgb+curve")
+    seeds = scores.seeds_with(f"{MAIN}+curve", "rgb+curve")
     return (curves(scores, MAIN, seeds), curves(scores, "rgb", seeds)) if seeds else None
 
 
@@ -277,7 +272,7 @@ def _percent(share: Array) -> str:
 def _accuracies(scores: CrossEnhancementScores, methods: Sequence[str], subset: Tags | None = None) -> str:
     """Accuracies of those methods that were run, over the seeds that these share."""
     ran = [m for m in methods if scores.correct(m, subset)]
-    seeds = shared_seeds(scores, *ran)
+    seeds = scores.seeds_with(*ran)
     if not (ran and seeds):
         return ""
     text = ", ".join(f"{m} {_percent(right(scores, m, seeds, subset))}" for m in ran)
@@ -285,7 +280,7 @@ def _accuracies(scores: CrossEnhancementScores, methods: Sequence[str], subset: 
 
 
 def _nine(scores: CrossEnhancementScores) -> str:
-    seeds = shared_seeds(scores, *BRIDGED.values())
+    seeds = scores.seeds_with(*BRIDGED.values())
     if not seeds:
         return ""
     mean = {letter: float(right(scores, name, seeds).mean()) for letter, name in BRIDGED.items()}
@@ -300,7 +295,7 @@ def _nine(scores: CrossEnhancementScores) -> str:
 
 
 def _camera_sweep(scores: CrossEnhancementScores) -> str:
-    seeds = shared_seeds(scores, "rgb", "flow")
+    seeds = scores.seeds_with("rgb", "flow")
     if not (seeds and clip_tags(scores.dataset)):
         return ""
     texts = []
@@ -335,14 +330,14 @@ def _stronger(scores: CrossEnhancementScores) -> str:
 
 def _training_errors(scores: CrossEnhancementScores) -> str:
     ran = [m for m in ("rgb", f"{MAIN}@output-only", MAIN) if scores.seeds_with(m)]
-    seeds = shared_seeds(scores, *ran)
+    seeds = scores.seeds_with(*ran)
     found = [f"{m} {_percent(training_errors(scores, m, seeds))}" for m in ran if seeds]
     return f"wrong on training clips: {', '.join(found)}" if found else ""
 
 
 def _complementarity(scores: CrossEnhancementScores) -> str:
     pairs = [pair for pair in ("two-stream", BY_FLOW) if scores.seeds_with(pair)]
-    seeds, texts = shared_seeds(scores, *pairs), []
+    seeds, texts = scores.seeds_with(*pairs), []
     for pair in pairs if seeds else ():
         rgb, flow = (right(scores, name, seeds) for name in PAIRS[pair])
         either, averaged = np.maximum(rgb, flow), right(scores, pair, seeds)

@@ -51,7 +51,7 @@ def _lost_by_swap(scores: StResNetScores, name: str) -> Measured | None:
     All classes are candidates: those told by their motion share one look, so that among them looks decide nothing.
     """
     methods = (name, f"{name}+swapped", MAIN, f"{MAIN}+swapped")
-    seeds = [s for s in scores.seeds if all(s in scores.seeds_with(m) for m in methods)]
+    seeds = scores.seeds_with(*methods)
     tags = clip_tags(scores.dataset)
     if not seeds or not tags:
         return None

@@ -13,7 +13,7 @@ from repro.metrics import bootstrap_interval, confusion
 from repro.papers.ccs_actors import CROSSING as CROSSING_THE_PICTURE
 from repro.papers.ccs_actors import seen
 from repro.papers.ccs_derived import on_actor
-from repro.papers.ccs_numbers import ALIKE, common_seeds, right
+from repro.papers.ccs_numbers import ALIKE, right
 from repro.papers.ccs_scores import CCSScores
 from repro.report import ccs_plots, figures
 from repro.report.ccs_drawings import connection_drawing, losses_drawing, network_drawing
@@ -191,7 +191,7 @@ class CCSFigures(ChapterFigures):
     def other_input(self) -> Shown:
         """The figure that the paper should have had: each output with the other stream's input exchanged or silent."""
         run = "all+probes"
-        seeds = common_seeds(self.main, run, "baseline")
+        seeds = self.main.seeds_with(run, "baseline")
         if not seeds:
             return absent(NO_RUN)
         found: dict[str, dict[str, tuple[Array, Array, float]]] = {}

@@ -22,7 +22,6 @@ from repro.papers.cross_enhancement_numbers import (
     WEAK,
     curves,
     distance_shares,
-    shared_seeds,
 )
 from repro.papers.cross_enhancement_printed import nine_bridges
 from repro.papers.cross_enhancement_scores import CrossEnhancementScores
@@ -215,7 +214,7 @@ class CrossEnhancementFigures(ChapterFigures):
 
     def _gained(self, a: str, b: str, subset: Mapping[str, str]) -> Valued | None:
         """Accuracy of one method less that of another, of the same seeds and clips; None when one was not run."""
-        seeds = shared_seeds(self.main, a, b)
+        seeds = self.main.seeds_with(a, b)
         left, right = (self.main.correct(m, subset, seeds) for m in (a, b))
         if left is None or right is None:
             return None

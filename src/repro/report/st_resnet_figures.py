@@ -78,7 +78,7 @@ class StResNetFigures(ChapterFigures):
         if clip_tags(self.main.dataset):
             subsets["classes told by their look"] = {"factor": "appearance"}
         arrays, intervals = {}, {}
-        seeds = [s for s in self.main.seeds if all(s in self.main.seeds_with(m) for m in BATCHES.values())]
+        seeds = self.main.seeds_with(*BATCHES.values())
         for label, subset in subsets.items():
             found = [f for method in BATCHES.values() if (f := self.main.correct(method, subset, seeds))]
             if len(found) == len(BATCHES):
