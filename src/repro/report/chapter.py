@@ -231,7 +231,10 @@ class ChapterPage(ChapterFigures, ABC):
             device=str(lab.device),
         )  # fmt: skip
         cost = estimate(fresh, [(e, 1) for e in self.chapter.experiments.values()])
-        text = f"From nothing, one seed of every network on {name} ({self.chapter.preset}): {cost}."
+        text = (
+            f"One seed of every network on {name} ({self.chapter.preset}), trained anew, from the clips as they are "
+            f"stored so far: {cost}."
+        )
         code = "".join(f"<pre>{html.escape(line)}</pre>" for line in lines)
         return Shown("\n".join([*lines, text]), f"{code}<p>{html.escape(text)}</p>")
 
