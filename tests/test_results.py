@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from repro.errors import ReproError
-from repro.results import TOLERANCE, Library, Result, comparable, provenance, read, repeats, rows, run_key, write
+from repro.results import (
+    TOLERANCE,
+    Library,
+    Result,
+    compact,
+    comparable,
+    provenance,
+    read,
+    repeats,
+    rows,
+    run_key,
+    write,
+)
 
 DECIDES = {
     "paper": "stilt", "config": {"width": 0.25, "streams": "both", "layers": [1, 2]}, "recipe": {"lr": 0.05},
@@ -193,3 +205,13 @@ def test_provenance():
 )  # fmt: skip
 def test_what_counts_as_repeating(losses, expected):
     assert repeats(make_result().row, losses) is expected
+
+
+def test_scores_are_halved_unless_one_is_too_large():
+    small = np.array([[1.0, -65504.0], [np.inf, np.nan]], np.float32)
+    assert compact(small).dtype == np.float16
+    np.testing.assert_array_equal(compact(small), small)
+    large = np.array([[1.0, -65504.0], [70000.0, 2.0]], np.float32)
+    assert compact(large).dtype == np.float32
+    np.testing.assert_array_equal(compact(large), large)
+    assert compact(np.zeros((0, 3))).shape == (0, 3)

@@ -30,7 +30,7 @@ from repro.evaluation import evaluate, protocol, score
 from repro.flow.extract import extract
 from repro.flow.store import ClipStore
 from repro.identity import Experiment, States, fold_of, seeds_of, thin
-from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, provenance, repeats, run_key
+from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, compact, provenance, repeats, run_key
 from repro.training import History, device_name, load_checkpoint, order_of, pick_device, read_history, train
 
 __all__ = ["IMAGES", "Experiment", "Lab", "Progress", "States", "fold_of", "seeds_of", "thin"]
@@ -139,7 +139,7 @@ class Lab:
             if part not in experiment.keep:
                 continue
             logits = self.evaluate(model, experiment, clips)
-            arrays |= {f"{part}_{name}": x.astype(np.float16) for name, x in logits.items()} | _who(part, clips)
+            arrays |= {f"{part}_{name}": compact(x) for name, x in logits.items()} | _who(part, clips)
             outputs = sorted(logits)
         row = self._row(experiment, seed, key, outputs, history)
         result = Result(row, arrays)
@@ -157,7 +157,7 @@ class Lab:
         )  # fmt: skip
         ids = np.array(testing.ids(), np.str_)
         arrays: dict[str, np.ndarray] = {"losses": np.asarray(history.losses, np.float32)}
-        arrays |= {f"test_{name}": x.astype(np.float16) for name, x in logits.items()}
+        arrays |= {f"test_{name}": compact(x) for name, x in logits.items()}
         arrays |= {"test_ids": ids, "test_labels": np.array(testing.labels, np.int16), "test_groups": ids}
         row = self._row(experiment, experiment.images["seed"], key, sorted(logits), history)
         classes = [str(label) for label in range(testing.classes)]

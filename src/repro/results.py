@@ -71,6 +71,12 @@ class Result:
         return self.arrays[f"{part}_groups"]
 
 
+def compact(scores: np.ndarray) -> np.ndarray:
+    """Scores as float16, or as float32 where one of them is too large for that."""
+    large = np.abs(scores[np.isfinite(scores)]).max(initial=0) > np.finfo(np.float16).max
+    return scores.astype(np.float32 if large else np.float16)
+
+
 def write(result: Result, folder: Path) -> Path:
     """Write `<name>-<split>-<seed>-<key>.npz`, then the `.json` row beside it, each whole or not at all."""
     row = result.row

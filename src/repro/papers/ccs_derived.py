@@ -26,7 +26,7 @@ from repro.papers.ccs import CCS, fuse
 from repro.papers.ccs_actors import seen, views_of
 from repro.papers.ccs_losses import STREAMS
 from repro.papers.ccs_streams import aggregate_scores
-from repro.results import Result
+from repro.results import Result, compact
 from repro.training import to_network
 
 Array = np.ndarray[Any, Any]
@@ -146,7 +146,7 @@ def probes(lab: Lab, experiment: Experiment, seed: int) -> Result:
         if experiment.name == MAIN:
             late = lab.evaluate(Reader(model, _late), experiment, testing)
             arrays |= {f"late-{how}": fuse(late[f"{how}_rgb"], late[f"{how}_flow"]) for how in LATE}
-        return {name: x.astype(np.float16) for name, x in arrays.items()}
+        return {name: compact(x) for name, x in arrays.items()}
 
     return lab.derived(experiment, seed, "probes", {"changed": list(OTHER), "late": list(LATE)}, [], compute)
 
@@ -287,7 +287,7 @@ def groups(lab: Lab, experiment: Experiment, seed: int) -> Result:
     def compute(model: nn.Module, training: Parts, testing: Parts) -> dict[str, np.ndarray]:
         assert isinstance(model, CCS)
         logits = lab.evaluate(Reader(model, _in_groups), experiment, testing)
-        return {f"test_{m}": x.astype(np.float16) for m, x in logits.items()}
+        return {f"test_{m}": compact(x) for m, x in logits.items()}
 
     return lab.derived(experiment, seed, "groups", {"test": "groups"}, list(STREAMS), compute)
 

@@ -16,7 +16,7 @@ from repro.evaluation import protocol, score
 from repro.experiments import Experiment, Lab
 from repro.papers.ccs_derived import OTHER, SwappedInput, foreign_to, partners
 from repro.papers.comparison_experiments import JOINT, OUTPUTS
-from repro.results import Result
+from repro.results import Result, compact
 
 Parts = tuple[Clip, ...]
 OTHER_VIEWS = "25x1"  # 25 snippets through one crop, as two of the papers may have it
@@ -57,7 +57,7 @@ def probes(lab: Lab, experiment: Experiment, seed: int) -> Result:
             arrays[f"swapped_{stream}"] = found[output]
         backwards = lab.evaluate(Backwards(model), experiment, testing)
         arrays |= {f"reversed_{stream}": backwards[output] for stream, output in outputs.items()}
-        return {name: x.astype(np.float16) for name, x in arrays.items()}
+        return {name: compact(x) for name, x in arrays.items()}
 
     return lab.derived(experiment, seed, "probes", {"probes": ["swapped", "reversed"]}, [], compute)
 
@@ -67,7 +67,7 @@ def views(lab: Lab, experiment: Experiment, seed: int) -> Result:
 
     def compute(model: nn.Module, training: Parts, testing: Parts) -> dict[str, np.ndarray]:
         found = lab.evaluate(model, replace(experiment, protocol=OTHER_VIEWS), testing)
-        return {f"test_{name}": x.astype(np.float16) for name, x in found.items()}
+        return {f"test_{name}": compact(x) for name, x in found.items()}
 
     outputs = sorted(OUTPUTS[experiment.name].values())
     return lab.derived(experiment, seed, "views", {"protocol": OTHER_VIEWS}, outputs, compute)

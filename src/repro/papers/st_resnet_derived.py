@@ -23,7 +23,7 @@ from repro.experiments import Experiment, Lab
 from repro.models.count import evaluating
 from repro.papers.st_resnet import Maps, STResNet
 from repro.papers.st_resnet_layers import moment_noise, printed_units
-from repro.results import Result
+from repro.results import Result, compact
 from repro.training import to_network
 
 Parts = tuple[Clip, ...]
@@ -147,7 +147,7 @@ def probes(lab: Lab, experiment: Experiment, seed: int) -> Result:
         for name, read in PROBES.items():
             if name != "no-skips" or model.config.skip != "none":
                 found[name] = lab.evaluate(Altered(model, read), experiment, testing)
-        arrays = {f"{name}_{out}": x.astype(np.float16) for name, logits in found.items() for out, x in logits.items()}
+        arrays = {f"{name}_{out}": compact(x) for name, logits in found.items() for out, x in logits.items()}
         return arrays | (numbers(lab, experiment, model, testing) if experiment.name == MAIN else {})
 
     settings = {"probes": [SWAPPED, *PROBES], "few": [FEW, CHUNKS, MOMENTS_OVER]}
@@ -206,7 +206,7 @@ def crops(lab: Lab, experiment: Experiment, seed: int) -> Result:
         timed(full, testing[:WARM_UP])
         seconds = {"full": timed(full, testing)[1]}
         logits, seconds["crops"] = timed(ten, testing)
-        arrays = {f"test_{name}": x.astype(np.float16) for name, x in logits.items()}
+        arrays = {f"test_{name}": compact(x) for name, x in logits.items()}
         return arrays | {f"seconds_{name}": np.array([s], np.float32) for name, s in seconds.items()}
 
     settings = {"views": [full.views, ten.views], "chunks": ten.snippets}

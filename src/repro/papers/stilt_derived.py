@@ -21,7 +21,7 @@ from repro.experiments import Experiment, Lab
 from repro.metrics import softmax
 from repro.papers.stilt import STILT, Uniform
 from repro.papers.stilt_fusion import late_average, svm_fusion
-from repro.results import Result
+from repro.results import Result, compact
 
 Parts = tuple[Clip, ...]
 STIL = ("stil-snippets", "stil-regions")  # the networks that these runs start from
@@ -69,7 +69,7 @@ def early_fusion(lab: Lab, experiment: Experiment, seed: int) -> Result:
             for name in FEATURES
         }
         outputs = ("svm", *(f"svm_{name}" for name in FEATURES[1:]))
-        return {f"test_{out}": scores[name].astype(np.float16) for out, name in zip(outputs, FEATURES, strict=True)}
+        return {f"test_{out}": compact(scores[name]) for out, name in zip(outputs, FEATURES, strict=True)}
 
     settings = {"features": list(FEATURES), "candidates": list(SVM_CANDIDATES)}
     return lab.derived(experiment, seed, "svm", settings, ["svm", "svm_attended", "svm_fc"], compute)
@@ -178,7 +178,7 @@ def probes(lab: Lab, experiment: Experiment, seed: int) -> Result:
                 device=lab.device, workers=lab.workers,
             )  # fmt: skip
         fused = {k: late_average(softmax(x["spatial"]), softmax(x["temporal"])) for k, x in arrays.items()}
-        return {k: x.astype(np.float16) for k, x in fused.items()}
+        return {k: compact(x) for k, x in fused.items()}
 
     return lab.derived(experiment, seed, "probes", {"counts": list(SNIPPET_COUNTS)}, [], compute)
 
