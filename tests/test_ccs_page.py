@@ -44,8 +44,7 @@ from repro.results import Result, write
 from repro.scores import clip_tags
 
 Array = np.ndarray[Any, Any]
-# Becomes a notebook when its runs are recorded.
-TEXT = Cells(ROOT / "tests" / "pages" / "ccs.md", "ccs", stale="cb@own")
+TEXT = Cells(ROOT / "notebooks" / "text" / "ccs.md", "ccs", stale="cb@own")
 
 
 FOLLOWING = sum(len(names) for _, names in DERIVED.values())
@@ -385,7 +384,7 @@ def test_the_recipe_is_the_one_that_was_run() -> None:
     paper, here = preset("paper", "motionshapes"), preset("small", "motionshapes")
     printed, ours = rows["iterations and rate"]
     assert printed.startswith(f"{paper.recipes['tsn'].iterations:,}; 0.001, times 0.1 at ")
-    assert ours.startswith(f"{here.recipes['tsn'].iterations:,}; {here.recipes['tsn'].lr:g}, cosine")
+    assert ours.startswith(f"{here.recipes['tsn'].iterations:,} (I3D 150); {here.recipes['tsn'].lr:g}, cosine")
     assert rows["mini-batch"] == ("8 classes of 4 clips, both modalities",) * 2
     assert rows["margins and weights of the losses"][0] == "0.3, 0.3, 0.8; 0.5, 0.5"
     assert rows["starting weights"] == ("ImageNet", "random")

@@ -28,6 +28,7 @@ CHAPTERS = {  # the data set, and some of the runs that each chapter must leave
     "st_resnet": ("hmdb51", {"appearance", "motion", "st-resnet", "star", "st-resnet+probes"}),
     "heterogeneous": ("hmdb51", {"textures-resnet101", "spatial-resnet101", "temporal-bn-inception-transplanted"}),
     "cross_enhancement": ("ucf101", {"rgb", "flow", "rgb-taught", "fused-3d", "together", "rgb-taught+distance"}),
+    "ccs": ("ucf101", {"baseline", "cb", "all", "i3d-all", "trn-all", "all@vgg16", "all+probes", "all+groups"}),
 }
 
 

@@ -205,7 +205,8 @@ class CCSFigures(ChapterFigures):
                 found[f"{name} output,\n{what}"] = {
                     condition: (x[:, keep], *kept) for condition, x in zip(KNOWING, made, strict=True)
                 }
-        return self._grouped(found, KNOWING, "What each output owes to the other stream's input")
+        what = "What each output owes to the other stream's input, among all classes: what it lost without it"
+        return self._grouped(found, KNOWING, what)
 
     def _told_by(self, run: str, factor: str) -> dict[str, Array]:
         """Which test clips (N,) are counted: all, and those of a factor's classes where the data set has factors."""

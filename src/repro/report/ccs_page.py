@@ -160,7 +160,7 @@ class CCSPage(ChapterPage, CCSFigures):
             ),
             "mini-batch": lambda p: "{} classes of {} clips, both modalities".format(*p.recipes["tsn"].balanced or ()),
             "iterations and rate": lambda p: (
-                f"{p.recipes['tsn'].iterations:,}; {p.recipes['tsn'].lr:g}, {schedule(p.recipes['tsn'])}"
+                f"{p.recipes['tsn'].iterations:,}{_of_i3d(p)}; {p.recipes['tsn'].lr:g}, {schedule(p.recipes['tsn'])}"
             ),
             "margins and weights of the losses": lambda p: (
                 f"{_margins('')}; {PROPOSED.lambda1:g}, {PROPOSED.lambda2:g}"
@@ -177,7 +177,8 @@ class CCSPage(ChapterPage, CCSFigures):
         }
         note = (
             "Classes and clips of a mini-batch are missing in the paper (ledger ccs-L11), and so are dropout and "
-            "frozen batch normalisation, where the first column has those of TSN (ledger ccs-L41)."
+            "frozen batch normalisation, where the first column has those of TSN (ledger ccs-L41). Clipped "
+            "gradients are ours."
         )
         return recipe_table(self.chapter, _scale, rows, ("all",), note)
 
@@ -276,6 +277,12 @@ def _together(found: Sequence[Table]) -> Shown:
 
 
 # ---------------------------------------------------------------- for the notebook's demonstrations
+
+
+def _of_i3d(scale: Preset) -> str:
+    """I3D's iterations, where they are others than TSN's."""
+    own = scale.recipes["i3d"].iterations
+    return "" if own == scale.recipes["tsn"].iterations else f" (I3D {own:,})"
 
 
 def network_on_a_clip(page: CCSPage) -> tuple[CCS, dict[str, Tensor]]:

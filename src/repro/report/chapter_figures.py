@@ -210,9 +210,10 @@ class ChapterFigures:
         live = np.asarray(again.live.losses)
         recorded = live if again.recorded is None else again.recorded.arrays["losses"]
         what = "the recorded run" if again.recorded is not None else "nothing recorded: the live run alone"
+        whose = "live and recorded" if again.recorded is not None else "live"
         return show(
             figures.learning_curve(recorded, live),
-            alt=f"Loss from {live[0]:.2f} to {live[-1]:.2f} over {len(live)} iterations, live and recorded.",
+            alt=f"Loss from {live[0]:.2f} to {live[-1]:.2f} over {len(live)} iterations, {whose}.",
             caption=f"The run repeated while this page was built (dark) over {what} (pale).",
         )
 
