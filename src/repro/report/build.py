@@ -19,7 +19,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
 from repro.errors import ReproError
+from repro.processes import each
 from repro.report import performance
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,7 +38,10 @@ NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "_build"
 STAGE = BUILD / "src"
 HTML = BUILD / "html"
+AT_ONCE = 4  # notebooks; each takes 2 GB
 TWIN_FORMAT = {"extension": ".md", "format_name": "myst"}
+
+Job = tuple[Path, Path, Mapping[str, object]]  # the arguments of `execute`
 
 
 def say(text: str) -> None:
@@ -139,6 +143,7 @@ def settings(data: Path) -> dict[str, str]:
         "MPLCONFIGDIR": str(config / "matplotlib"),
         "IPYTHONDIR": str(config / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "OMP_NUM_THREADS": "1",  # several notebooks share the cores
     }
 
 
@@ -175,6 +180,18 @@ def execute(source: Path, target: Path, parameters: Mapping[str, object]) -> Not
     return nb
 
 
+def execute_all(jobs: Sequence[Job]) -> None:
+    """Run notebooks, the first one alone, which decodes what all of them show, the others side by side."""
+    for job in jobs[:1]:
+        execute(*job)
+    for _ in each(_execute, jobs[1:], min(AT_ONCE, os.cpu_count() or 1, len(jobs) - 1)):
+        pass
+
+
+def _execute(job: Job) -> None:
+    execute(*job)
+
+
 def fresh(folder: Path) -> Path:
     """An empty folder."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -195,11 +212,11 @@ def refresh_notebooks() -> None:
     parameters = {"store_dir": relative(BUILD / "store"), "runs_dir": relative(runs)}
     with environment(settings(BUILD / "data")):
         warm_fonts()
-        for path in (NOTEBOOKS / f"{stem}.ipynb" for stem in sorted(stems)):
-            result = BUILD / "executed" / path.name
-            nb = execute(newest(path), result, parameters)
+        done = {NOTEBOOKS / f"{stem}.ipynb": BUILD / "executed" / f"{stem}.ipynb" for stem in sorted(stems)}
+        execute_all([(newest(path), result, parameters) for path, result in done.items()])
+        for path, result in done.items():
             twin(path).parent.mkdir(exist_ok=True)
-            twin(path).write_text(twin_text(nb), encoding="utf-8")
+            twin(path).write_text(twin_text(read(result)), encoding="utf-8")
             shutil.move(result, path)  # last, so that the notebook is the newer of the two
 
 
@@ -214,9 +231,8 @@ def smoke() -> None:
     hidden = fresh(home / "results")
     with environment({**settings(home / "data"), "REPRO_RESULTS": str(hidden)}):
         warm_fonts()
-        for path in notebooks():
-            own = {"store_dir": relative(home / "store"), "runs_dir": relative(home / "runs" / path.stem)}
-            execute(path, home / path.name, {"preset": "smoke", **own})
+        own = {"preset": "smoke", "store_dir": relative(home / "store")}
+        execute_all([(p, home / p.name, {**own, "runs_dir": relative(home / "runs" / p.stem)}) for p in notebooks()])
 
 
 def stage() -> None:
@@ -232,8 +248,7 @@ def stage() -> None:
     parameters = {"store_dir": relative(BUILD / "store"), "runs_dir": relative(fresh(BUILD / "runs"))}
     with environment(settings(BUILD / "data")):
         warm_fonts()
-        for path in notebooks():
-            execute(path, STAGE / "notebooks" / path.name, parameters)
+        execute_all([(path, STAGE / "notebooks" / path.name, parameters) for path in notebooks()])
 
 
 def build_html() -> None:
