@@ -120,10 +120,10 @@ def moving_clip(
     data, shown = _webp(both, fps)
     still = io.BytesIO()
     Image.fromarray(shown[len(shown) // 2]).save(still, "WEBP", quality=60, method=6)
-    extra = f'<source media="(prefers-reduced-motion: reduce)" srcset="{theme.address(still.getvalue(), "webp")}">'
+    extra = f'<source media="(prefers-reduced-motion: reduce)" srcset="{theme.address(still.getvalue())}">'
     width = both.shape[2] * max(1, 560 // both.shape[2])
     return theme.picture(
-        data, "webp", width, alt=alt, caption=caption, extra=extra, style="image-rendering:pixelated"
+        data, width, alt=alt, caption=caption, extra=extra, style="image-rendering:pixelated"
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ Interval = tuple[float, float]  # low, high
 def show(fig: Figure, *, alt: str, caption: str = "") -> Shown:
     """Put a figure on the page. `alt` says what is there, for whoever cannot see it; `caption` what to see in it."""
     width = round(fig.get_figwidth() * theme.PIXELS_PER_INCH)
-    return theme.picture(theme.drawn(fig), "webp", width, alt=alt, caption=caption)
+    return theme.picture(theme.drawn(fig), width, alt=alt, caption=caption)
 
 
 # ---------------------------------------------------------------------------------------------------------- accuracies

@@ -147,10 +147,8 @@ def _webp(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def picture(
-    data: bytes, kind: str, width: int, *, alt: str, caption: str = "", extra: str = "", style: str = ""
-) -> Shown:
-    """Image data of a `kind` ("png", "webp") as a figure of the page, at most `width` pixels wide.
+def picture(data: bytes, width: int, *, alt: str, caption: str = "", extra: str = "", style: str = "") -> Shown:
+    """A WebP image as a figure of the page, at most `width` pixels wide.
 
     `alt` says what is there, for whoever cannot see it, and must not be empty; `caption` says what to see in it.
     `extra`: HTML of other sources of the picture; `style`: further CSS.
@@ -159,13 +157,13 @@ def picture(
         raise ReproError("a figure needs alt text: pass alt='what is there', for readers who cannot see it")
     image = (
         f'<img alt="{html.escape(alt)}" width="{width}" style="max-width:100%;height:auto;{style}" '
-        f'src="{address(data, kind)}">'
+        f'src="{address(data)}">'
     )
     image = f"<picture>{extra}{image}</picture>" if extra else image
     foot = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return Shown(f"{alt}\n{caption}" if caption else alt, f'<figure class="repro repro-figure">{image}{foot}</figure>')
 
 
-def address(data: bytes, kind: str) -> str:
+def address(data: bytes) -> str:
     """A data URL: the picture itself, so that a page is one file."""
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
