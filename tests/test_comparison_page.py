@@ -37,8 +37,7 @@ from repro.report.comparison_page import CHAPTERS, MEETING, SINGLES, ComparisonP
 from repro.report.page import Chapter
 from repro.results import write
 
-# Becomes a notebook when its runs are recorded.
-CELLS = Cells(ROOT / "tests" / "pages" / "comparison.md", "comparison", stale="frames")
+CELLS = Cells(ROOT / "notebooks" / "text" / "comparison.md", "comparison", stale="frames")
 DERIVED = len(VARIANTS) + len(JOINT)  # runs of a seed
 
 

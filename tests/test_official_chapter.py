@@ -29,6 +29,7 @@ CHAPTERS = {  # the data set, and some of the runs that each chapter must leave
     "heterogeneous": ("hmdb51", {"textures-resnet101", "spatial-resnet101", "temporal-bn-inception-transplanted"}),
     "cross_enhancement": ("ucf101", {"rgb", "flow", "rgb-taught", "fused-3d", "together", "rgb-taught+distance"}),
     "ccs": ("ucf101", {"baseline", "cb", "all", "i3d-all", "trn-all", "all@vgg16", "all+probes", "all+groups"}),
+    "comparison": ("ucf101", {"frames", "flow", "unlike-flow", "taught-frames", "st-resnet", "ccs", "stilt"}),
 }
 
 
