@@ -36,6 +36,7 @@ from repro.report.comparison_figures import NAMES
 from repro.report.comparison_page import CHAPTERS, MEETING, SINGLES, ComparisonPage
 from repro.report.page import Chapter
 from repro.results import write
+from repro.scores import clip_tags
 
 CELLS = Cells(ROOT / "notebooks" / "text" / "comparison.md", "comparison", stale="frames")
 DERIVED = len(VARIANTS) + len(JOINT)  # runs of a seed
@@ -122,7 +123,7 @@ def test_smoke_sized_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 CALLS = {"comparisons": [("ideas",), ("outputs",)], "comparison": [("ideas",)], "published": [],
          "solved": [("binding",), ("order",)],
          "against_cost": [(x,) for x in ("multiply-adds", "parameters", "seconds")]}  # fmt: skip
-NEED_RUNS = {"confusions", "factors", "gain_table", "gains", "other_input", "samples"}
+NEED_RUNS = {"astray", "confusions", "factors", "gain_table", "gains", "other_input", "samples"}
 UNMOVED = {*UNCHANGING, "ideas", "protocols", "camera", "leave_one_out"}
 
 
@@ -195,6 +196,21 @@ def test_a_sentence_says_what_is_above_guessing() -> None:
         assert re.search(rf"(^|[ ,]){name} {100 * interval.mean:.0f} % \({word}\)", text)
     values = [int(x) for x in re.findall(r" (\d+) %", text)]
     assert values == sorted(values, reverse=True) and len(values) >= len(METHODS)
+
+
+def test_answers_that_name_a_class_of_another_factor() -> None:
+    text = repr(PAGE.astray())
+    factor = {i: clip_tags("motionshapes")[i]["factor"] for i in SCORES.ids("ccs")}
+    of_class = {SCORES.classes.index(i.split("/")[0]): f for i, f in factor.items()}
+    for name, method in (("frames", "frames"), ("CCS", "ccs")):
+        wrong = [
+            of_class[int(answer)] != factor[i]
+            for seed in SCORES.seeds
+            for i, answer in zip(SCORES.ids(method), SCORES.all_scores(method, seed).argmax(1), strict=True)
+        ]
+        assert re.search(rf"(^|[ ,]){name} {100 * np.mean(wrong):.1f} % \[", text)
+    values = [float(x) for x in re.findall(r" ([\d.]+) % \[", text)]
+    assert values == sorted(values) and len(values) >= len(METHODS)
 
 
 def test_a_chapter_s_own_gain_stands_beside_the_one_here() -> None:

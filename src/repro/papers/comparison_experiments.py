@@ -2,7 +2,8 @@
 
 Each paper compares its idea with others' numbers, from other backbones, budgets and tests. Here every training has the
 same batches of the same snippets for as many steps, and every pair of streams is fused alike, so that what is left of a
-difference is the idea's. `VARIANTS` names every training; which of them make a method is in `METHODS`.
+difference is the idea's, with all that it brings. `VARIANTS` names every training; which of them make a method is in
+`METHODS`.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ class Preset:
 
 BATCH = (8, 4)  # classes and clips of each: CCS compares the clips of a batch, so all have such batches
 PAPER = Preset(
-    # No paper's own: TSN's steps and rate, with which three of the five begin.
+    # No paper's own; the rate of cross-enhancement, CCS and STILT.
     recipe=Recipe(20_000, 32, 32, 1e-3, milestones=(10_000, 16_000), balanced=BATCH),
     sampling=Sampling(snippets=3, flow_frames=5, crop=224),
     protocol="25x1",

@@ -301,7 +301,7 @@ class ComparisonClaims(ClaimScores):
 def ledger_values(scores: Mapping[str, ComparisonScores], chapters: Chapters, clipped: str) -> dict[str, str]:
     """Live values by name, for `repro.report.ledger`; `clipped` says what the page found in its own flow."""
     runs = {
-        "two-protocols": lambda s: _accuracies(s, VIEWS),
+        "two-protocols": lambda s: ". ".join(filter(None, (_accuracies(s, VIEWS), _gains(s, VIEWS)))),
         "averaged": lambda s: _accuracies(s, SOFTMAX),
     }
     found = {name: _by_dataset(scores, value) for name, value in runs.items()}
@@ -328,6 +328,33 @@ def _accuracies(scores: ComparisonScores, end: str) -> str:
         if found:
             texts.append(f"{method} {' and '.join(f'{100 * f[0].mean():.1f}' for f in found)} %")
     return ", ".join(texts)
+
+
+def _gains(scores: ComparisonScores, end: str) -> str:
+    """Points of each idea over the plain pair, both with `end` behind their names, with intervals."""
+    parts = {"": {}, " on order": {"factor": "order"}} if clip_tags(scores.dataset) else {"": {}}
+    texts = []
+    for method in IDEAS:
+        for name, tags in parts.items():
+            found = difference(scores, f"{method}{end}", f"{PLAIN}{end}", tags) if method != PLAIN else None
+            if found:
+                low, high = 100 * found.low, 100 * found.high
+                texts.append(f"{method}{name} {100 * found.mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+    return f"Points over the plain pair in the second: {', '.join(texts)}" if texts else ""
+
+
+def strayed(scores: ComparisonScores, method: str) -> tuple[Array, Array] | None:
+    """Whether an answer names a class of another factor than its clip's, (S, N), and groups (N,); None when the method
+    was not run or the data set has no factors."""
+    tags, seeds = clip_tags(scores.dataset), scores.seeds_with(method)
+    if not (tags and seeds):
+        return None
+    labels = scores.labels(method)
+    factors = np.array([tags[i]["factor"] for i in scores.ids(method)])
+    of_class = dict(zip(labels.tolist(), factors.tolist(), strict=True))
+    answers = np.stack([scores.all_scores(method, seed).argmax(1) for seed in seeds])
+    named = np.array([[of_class.get(answer, "") for answer in row] for row in answers.tolist()])
+    return named != factors, scores.groups(method)
 
 
 def leads(chapters: Chapters) -> str:

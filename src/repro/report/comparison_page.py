@@ -25,6 +25,7 @@ from repro.papers.comparison_numbers import (
     ledger_values,
     lively,
     own_gain,
+    strayed,
     structure,
     training_seconds,
 )
@@ -151,7 +152,7 @@ class ComparisonPage(ChapterPage, ComparisonFigures):
         heads = ("method", "way", "where", ("its answer can depend on", "which look has which motion"),
                  ("its answer can depend on", "the order of the snippets"))  # fmt: skip
         return Table(
-            heads, tuple(rows), "Five ways to meet, and what follows from the wiring alone",
+            heads, tuple(rows), "Five ideas and the plain pair, and what follows from the wiring alone",
             "The last two columns are computed on the live networks with random weights: whether frames and flow of "
             "two clips can be exchanged without a change of the summed scores, and whether snippets can be shuffled.",
         )  # fmt: skip
@@ -170,8 +171,9 @@ class ComparisonPage(ChapterPage, ComparisonFigures):
             "dropout": lambda p: "none",
         }
         note = (
-            "No paper's own: TSN's steps and rate, with which three of the five begin. Batches hold several clips of a "
-            "class because the losses of CCS compare them, and all others get the same batches."
+            "No paper's own; the rate at full size is that of cross-enhancement, CCS and STILT. Batches "
+            "hold several clips of a class because the losses of CCS compare them, and all others get the same "
+            "batches. On Weizmann a small training has half as many steps."
         )
         trained = tuple(dict.fromkeys(name for method in IDEAS for name in METHODS[method]))
         return recipe_table(self.chapter, preset, rows, trained, note, "The one recipe, at full size and here")
@@ -271,6 +273,19 @@ class ComparisonPage(ChapterPage, ComparisonFigures):
             return Shown("Not run.", "<p>Not run.</p>")
         ordered = [text for _, text in sorted(parts, key=lambda part: -part[0])]
         text = f"On {factor}, best first: {', '.join(ordered)}."
+        return Shown(text, f"<p>{text}</p>")
+
+    def astray(self) -> Shown:
+        """How often each method names a class of another factor than the clip's, in a sentence made from the runs."""
+        parts = []
+        for label, method in METHODS_SHOWN.items():
+            if found := strayed(self.main, method):
+                interval = bootstrap_interval(*found)
+                low, high = 100 * interval.low, 100 * interval.high
+                parts.append((interval.mean, f"{label} {100 * interval.mean:.1f} % [{low:.1f}, {high:.1f}]"))
+        if not parts:
+            return Shown("Not run.", "<p>Not run.</p>")
+        text = f"Rarest first: {', '.join(text for _, text in sorted(parts))}."
         return Shown(text, f"<p>{text}</p>")
 
 
