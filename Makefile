@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env lock book notebooks lint test unit chapters pages nbval smoke coverage serve clean
+.PHONY: help env lock book notebooks lint test unit chapters nbval smoke coverage serve clean
 
 PYTHON ?= >=3.11,<3.14
 PORT ?= 8000
@@ -13,10 +13,12 @@ BIN := .venv/bin
 BUILD := $(BIN)/python -m repro.report.build
 
 CHAPTERS := tests/test_official_chapter.py
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 
-# Notebooks run by pytest take no parameters: these keep what they write, and the user's settings, out of the tree.
+# Notebooks run by pytest take no parameters: these keep what they write ($* is the notebook) out of the tree, and the
+# user's settings out of them.
 SCRATCH := $(CURDIR)/_build/nbval
-NBVAL_ENV := REPRO_DATA=$(CURDIR)/_build/data REPRO_STORE=$(CURDIR)/_build/store REPRO_RUNS=$(SCRATCH)/runs \
+NBVAL_ENV = REPRO_DATA=$(CURDIR)/_build/data REPRO_STORE=$(CURDIR)/_build/store REPRO_RUNS=$(SCRATCH)/$* \
 	MPLCONFIGDIR=$(CURDIR)/_build/config/matplotlib IPYTHONDIR=$(CURDIR)/_build/config/ipython \
 	MPLBACKEND=module://matplotlib_inline.backend_inline
 
@@ -68,22 +70,20 @@ chapters: env ## every chapter on a folder of videos, as the README types it
 	@echo "== chapters on a folder of videos"
 	@$(BIN)/python -m pytest $(CHAPTERS)
 
-nbval: env ## do the committed notebooks repeat?
-	@echo "== notebooks against their committed outputs"
-	@rm -rf $(SCRATCH) && mkdir -p _build/config
-	@if ls notebooks/*.ipynb >/dev/null 2>&1; then $(NBVAL_ENV) $(BIN)/python -m pytest -W default --nbval notebooks; else echo "no notebooks yet"; fi
+nbval: $(NOTEBOOKS:notebooks/%.ipynb=nbval-%) ## do the committed notebooks repeat?
+
+nbval-%: env
+	@echo "== $* against its committed output"
+	@rm -rf $(SCRATCH)/$* && mkdir -p _build/config
+	@$(NBVAL_ENV) $(BIN)/python -m pytest -W default --nbval notebooks/$*.ipynb
 
 smoke: env ## run every notebook with preset=smoke from nothing
 	@$(BUILD) --smoke
 
-pages: env
-	@$(MAKE) --no-print-directory chapters
-	@$(MAKE) --no-print-directory nbval
-
-# Half of it is what notebooks do, and neither half uses more than a core for long. Each speaks when it is done.
+# None of them uses more than a core for long. Each speaks when it is done.
 test: lint ## everything that must pass
-	@echo "== unit tests and, beside them, the chapters: some minutes without a word"
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=recurse unit pages
+	@echo "== unit tests, chapters and notebooks, two at a time: some minutes without a word"
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target unit chapters nbval
 
 coverage: env ## unit tests with line and branch coverage
 	@$(BIN)/python -m pytest --cov --cov-report=term
