@@ -100,8 +100,9 @@ def test_names_tell_flows_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(cv2, "__version__", version)
             names[version[0]] = runpy.run_path(module.__file__)["BACKENDS"]
-    assert names["5"] == {"fused": "tvl1-fused-1", "opencv": "tvl1-opencv-5"}
-    assert names["4"] == {"fused": "tvl1-fused-1-opencv-4", "opencv": "tvl1-opencv-4"}
+    own = {"torch": "tvl1-torch-1"}  # which resizes by itself
+    assert names["5"] == {"fused": "tvl1-fused-1", "opencv": "tvl1-opencv-5", **own}
+    assert names["4"] == {"fused": "tvl1-fused-1-opencv-4", "opencv": "tvl1-opencv-4", **own}
     assert backend_name() == module.BACKENDS["fused"] and backend_name("opencv") == module.BACKENDS["opencv"]
 
 

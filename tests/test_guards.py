@@ -24,6 +24,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 RANKS = {
     "errors": -1,
     "processes": 0,
+    "parallel": 0,
+    "cluster": 0,
     "training": 2,
     "evaluation": 2,
     "costs": 3,
@@ -40,6 +42,9 @@ SAME_RANK = {
     ("flow", "repro.data.video"),
     ("flow", "repro.data.catalog"),
     ("flow", "repro.data.index"),
+    ("flow", "repro.data.clips"),
+    ("cluster", "repro.processes"),
+    ("flow", "repro.data.transforms"),
     ("experiments", "repro.costs"),
     ("experiments", "repro.identity"),
     ("models", "repro.data.transforms"),

@@ -105,9 +105,13 @@ def together(parts: Iterable[Estimate]) -> Estimate:
     )
 
 
-def extractors(absent: int) -> int:
+ON_ONE_CARD = 4  # processes that extract with one GPU: each holds some 2 GB of its memory, and decodes meanwhile
+
+
+def extractors(absent: int, on_card: bool = False) -> int:
     """How many processes extract that many clips: starting one costs what some clips do."""
-    return min(os.cpu_count() or 1, 1 + absent // 48)
+    most = min(os.cpu_count() or 1, 1 + absent // 48)
+    return min(most, ON_ONE_CARD) if on_card else most
 
 
 def run_cost(model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, scored: int, device: str) -> Price:
@@ -116,21 +120,25 @@ def run_cost(model: nn.Module, recipe: Recipe, sampling: Sampling, views: str, s
     `views` names the test protocol, which `scored` clips are seen through; `device` is "cpu" or "cuda".
     """
     counted = copy.deepcopy(model).to("meta")  # without arithmetic
-
-    def forward(clips: int, snippets: int, training: bool = False) -> int:
-        s = sampling
-        with torch.device("meta"):
-            rgb = torch.zeros(clips, snippets, 3, s.crop, s.crop) if "rgb" in s.streams else None
-            flow = torch.zeros(clips, snippets, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
-        return multiply_adds(counted, rgb, flow, training=training)
-
-    # Backward is twice what the network itself has forward: of a teacher, which only training has, there is none.
-    micro = recipe.micro_batch, sampling.snippets
-    train = (forward(*micro, training=True) + 2 * forward(*micro)) * recipe.iterations * recipe.batch / micro[0]
+    train = training_multiply_adds(counted, recipe.micro_batch, sampling) * recipe.iterations * recipe.batch
     seen = protocol(views)
-    test = forward(1, seen.snippets) * scored * VIEWS[seen.views]
+    test = _forward(counted, sampling, 1, seen.snippets) * scored * VIEWS[seen.views]
     left = 2 * 4 * parameters(model) + scored * ROW_BYTES  # weights and momentum, 4 bytes each
     return Price(train / RATES[device], test / RATES[device], left)
+
+
+def training_multiply_adds(model: nn.Module, micro_batch: int, sampling: Sampling) -> float:
+    """Multiply-adds of a clip in one step of training; the model is on the "meta" device."""
+    size = micro_batch, sampling.snippets
+    # Backward is twice what the network itself has forward: of a teacher, which only training has, there is none.
+    return (_forward(model, sampling, *size, training=True) + 2 * _forward(model, sampling, *size)) / micro_batch
+
+
+def _forward(model: nn.Module, s: Sampling, clips: int, snippets: int, training: bool = False) -> int:
+    with torch.device("meta"):
+        rgb = torch.zeros(clips, snippets, 3, s.crop, s.crop) if "rgb" in s.streams else None
+        flow = torch.zeros(clips, snippets, 2 * s.flow_frames, s.crop, s.crop) if "flow" in s.streams else None
+    return multiply_adds(model, rgb, flow, training=training)
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from repro.errors import ReproError
 
+LOCAL = "local"  # in place of a Dask scheduler's address: one of this machine, for as long as the work lasts
 unfinished: set[Path] = set()  # temporary files that a worker deletes when it is told to end
 Item = TypeVar("Item")
 Out = TypeVar("Out")
@@ -79,11 +80,16 @@ def _start_worker(work: Callable[[Any], Any]) -> None:
     _work = work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _leave)
+    one_thread()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def one_thread() -> None:
+    """Let this process compute with one thread, as what has been imported so far allows."""
     if torch := sys.modules.get("torch"):  # imported with the work, if at all: it takes seconds
         torch.set_num_threads(1)
     if cv2 := sys.modules.get("cv2"):
         cv2.setNumThreads(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _leave(*_: object) -> None:

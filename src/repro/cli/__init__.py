@@ -16,6 +16,8 @@ from typing import NoReturn
 
 from repro.data.catalog import DATASETS
 from repro.errors import ReproError, nearest
+from repro.flow.tvl1 import BACKENDS
+from repro.processes import LOCAL
 
 PRESETS = ("auto", "smoke", "small", "paper", "live")
 
@@ -80,15 +82,34 @@ def _bench(commands: Commands[Parser]) -> None:
     flow = _add(bench, "flow", "TV-L1 by both backends on the same pairs of frames, and how far they differ.")
     flow.add_argument("--pairs", type=_count, default=24, help="how many (default: 24, about a minute)")
     flow.add_argument("--size", type=_size, default=(320, 240), metavar="WxH", help="of frames (default: 320x240)")
+    flow.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, where batches are computed")
+    flow.add_argument("--batch", type=_workers, help="pairs of a batch (default: 256 on CUDA, else none)")
     store = _add(bench, "store", "Reading from the store, against decoding the video and against loose JPEG files.")
     store.add_argument("--repeats", type=_count, default=15, help="timings of each (default: 15)")
     extract = _add(bench, "extract", "Clips into the store, end to end; hours and disk for whole data sets.")
     extract.add_argument("--frames", type=_count, default=60, help="of each clip (default: 60)")
+    extract.add_argument("--flow-backend", default="fused", choices=list(BACKENDS), help="computes flow (fused)")
     loader = _add(bench, "loader", "Training samples of 224x224 px, of invented data.")
     loader.add_argument("--repeats", type=_count, default=5, help="timings (default: 5)")
+    loader.add_argument("--workers", type=_workers, default=0, help="also, how fast that many processes feed a network")
+    loader.add_argument("--preset", default="paper", choices=("paper", "small", "smoke"), help="its scale (paper)")
+    loader.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N, where it trains")
+    loader.add_argument("--steps", type=_count, default=10, help="that are timed (default: 10)")
+    train = _add(bench, "train", "Steps of the papers' trainings, against a plain loop; hours of the whole recipes.")
+    train.add_argument("papers", metavar="PAPER", nargs="*", help="whose network (default: all five)")
+    train.add_argument("--preset", default="paper", choices=("paper", "small", "smoke"), help="scale (default: paper)")
+    train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    train.add_argument("--steps", type=_count, default=10, help="that are timed (default: 10)")
+    train.add_argument("--compile", action="store_true", help="let torch.compile have the network")
+    train.add_argument("--curves", action="store_true", help="time and memory against clips, snippets and image size")
+    tests = _add(bench, "eval", "Videos a second through the papers' tests, from reading the store to class scores.")
+    tests.add_argument("--preset", default="paper", choices=("paper", "small", "smoke"), help="scale (default: paper)")
+    tests.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    tests.add_argument("--videos", type=_count, default=8, help="how many (default: 8)")
+    tests.add_argument("--workers", type=_workers, default=0, help="loader processes (default: 0)")
     for command in (flow, store, extract):
         command.add_argument("--clips", metavar="DIR", help="videos below a folder (default: $REPRO_REAL_DATA/clips)")
-    for command in (flow, store, extract, loader):
+    for command in (flow, store, extract, loader, train, tests):
         command.add_argument("--json", action="store_true", help="as JSON, with all details")
         command.add_argument("--record", action="store_true", help="file it for the book, from a commit")
 
@@ -114,13 +135,17 @@ def _data(commands: Commands[Parser]) -> None:
         command.add_argument("--workers", type=_count, default=1, help="side by side (default: 1)")
         _flow_options(command)
     extract.add_argument("--skip-errors", action="store_true", help="leave out videos that cannot be read")
+    extract.add_argument(
+        "--scheduler", metavar="ADDRESS", nargs="?", const=LOCAL,
+        help="let the workers of a Dask scheduler do it, or without an address those of a new one on this machine",
+    )  # fmt: skip
     verify.add_argument("--remove", action="store_true", help="delete damaged files: extraction makes them again")
 
 
 def _flow_options(command: Parser) -> None:
     command.add_argument("--flow-root", help="take flow that TSN's or denseflow's tools extracted into this folder")
     command.add_argument("--flow-bound", type=_px, help="px at which that flow was clipped: 20 (default, TSN) or 32")
-    command.add_argument("--flow-backend", default="fused", choices=("fused", "opencv"), help="computes flow (fused)")
+    command.add_argument("--flow-backend", default="fused", choices=list(BACKENDS), help="computes flow (fused)")
 
 
 def _train(commands: Commands[Parser]) -> None:
@@ -141,6 +166,11 @@ def _train(commands: Commands[Parser]) -> None:
     )  # fmt: skip
     train.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     train.add_argument("--workers", type=_workers, default=0, help="loader processes a run (default: 0)")
+    train.add_argument(
+        "--decode", default="workers", choices=("workers", "device"),
+        help="where images are decoded and cut: workers (default), or the device, by nvJPEG",
+    )  # fmt: skip
+    train.add_argument("--compile", action="store_true", help="let torch.compile have the networks")
     train.add_argument("--processes", type=_count, default=1, help="runs side by side (default: 1)")
     train.add_argument("--fold", type=_fold, metavar="K/N", help="test on the K-th of N folds of the training clips")
     train.add_argument(
@@ -224,7 +254,19 @@ def _perform(options: argparse.Namespace) -> int:
 
         return verify(options)
     # Imported here: torch takes seconds.
-    from repro.cli import bench_extract, bench_flow, bench_store, data, predict, results, tools, train
+    from repro.cli import (
+        bench_eval,
+        bench_extract,
+        bench_flow,
+        bench_loader,
+        bench_store,
+        bench_train,
+        data,
+        predict,
+        results,
+        tools,
+        train,
+    )
 
     action = {
         "doctor": tools.doctor,
@@ -233,7 +275,9 @@ def _perform(options: argparse.Namespace) -> int:
         "bench flow": bench_flow.bench_flow,
         "bench store": bench_store.bench_store,
         "bench extract": bench_extract.bench_extract,
-        "bench loader": bench_store.bench_loader,
+        "bench loader": bench_loader.bench_loader,
+        "bench train": bench_train.bench_train,
+        "bench eval": bench_eval.bench_eval,
         "data list": data.list_datasets,
         "data info": data.info,
         "flow extract": data.extract_flow,

@@ -16,6 +16,7 @@ from repro.flow.cost import estimate
 from repro.flow.extract import Report, extract
 from repro.flow.store import ClipStore
 from repro.flow.verify import verify
+from repro.processes import LOCAL
 from repro.setup import open_store, store_folder
 
 
@@ -81,10 +82,11 @@ def extract_flow(options: Namespace) -> int:
     store = open_store(dataset, options.short_side, options.store, **flow_options(options))
     clips = _chosen(dataset, options.split)
     todo = estimate(dataset, store, clips, given_flow=bool(options.flow_root))
-    seconds = (todo.decode_seconds + todo.flow_seconds) / options.workers
+    known = options.scheduler in (None, LOCAL)  # how many workers there are
+    seconds = (todo.decode_seconds + todo.flow_seconds) / (options.workers if known else 1)
     print(
         f"store {store.root}\nto do: {todo.frames} frames, {todo.pairs} flow fields, "
-        f"about {duration(seconds)} and {todo.bytes / 1e6:.0f} MB",
+        f"about {duration(seconds)}{'' if known else ' of one worker'} and {todo.bytes / 1e6:.0f} MB",
         flush=True,
     )
     began, done = time.monotonic(), itertools.count(1)
@@ -92,17 +94,18 @@ def extract_flow(options: Namespace) -> int:
         report = extract(
             dataset, store, clips, workers=options.workers, on_error="skip" if options.skip_errors else "raise",
             flow_root=options.flow_root, progress=lambda _: progress("clips", next(done), len(clips)),
+            scheduler=options.scheduler,
         )  # fmt: skip
     spent = time.monotonic() - began
     for id_, reason in report.failed.items():
         print(f"left out {id_}: {reason}", file=sys.stderr)
     for id_, flaws in report.flawed.items():
         print(f"used although damaged {id_}: {flaws}", file=sys.stderr)
-    print(_summary(store, report, spent, max(1, min(options.workers, len(clips)))))
+    print(_summary(store, report, spent, max(1, min(options.workers, len(clips))) if known else None))
     return 0
 
 
-def _summary(store: ClipStore, report: Report, seconds: float, cores: int) -> str:
+def _summary(store: ClipStore, report: Report, seconds: float, cores: int | None) -> str:
     """Closing lines: clips, speed, bytes, memory."""
     frames = size = 0
     for id_ in report.done:
@@ -114,7 +117,7 @@ def _summary(store: ClipStore, report: Report, seconds: float, cores: int) -> st
     return (
         f"{total} clips: {len(report.done)} extracted, {len(report.present)} were there, "
         f"{len(report.failed)} left out; {frames} frames in {seconds:.1f} s "
-        f"({rate:.1f} frames/s, {rate / cores:.1f} a core)\n"
+        f"({rate:.1f} frames/s{f', {rate / cores:.1f} a core' if cores else ''})\n"
         f"{size / 1e6:.1f} MB written{_peak_memory()}"
     )
 

@@ -52,9 +52,13 @@ STALE = 3600.0  # seconds without a byte: such a temporary file belongs to a pro
 LONGEST = 180  # bytes of a file name; file systems allow 255
 
 
-def quantise(flow_px: NDArray[np.floating[Any]], bound: float) -> NDArray[np.uint8]:
-    """Flow in px to bytes: a step is 2 bound / 255 px, 0 px is exactly 128, values beyond +-bound are clipped."""
+def quantise(flow_px: NDArray[np.floating[Any]] | Tensor, bound: float) -> NDArray[np.uint8]:
+    """Flow in px to bytes: a step is 2 bound / 255 px, 0 px is exactly 128, values beyond +-bound are clipped. A tensor
+    becomes bytes on its device."""
     # DEVIATION: TSN and denseflow round 255 (v + bound) / (2 bound), half a step less: 0 px falls on 127.5, no byte.
+    if isinstance(flow_px, Tensor):
+        flow_px = flow_px.mul(255 / (2 * bound)).round_().add_(ZERO).clamp_(0, 255)
+        return np.asarray(flow_px.to(torch.uint8).cpu().numpy(), np.uint8)
     q: NDArray[np.uint8] = np.clip(np.rint(flow_px * (255 / (2 * bound))) + ZERO, 0, 255).astype(np.uint8)
     return q
 

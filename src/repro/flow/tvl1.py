@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
@@ -19,9 +19,14 @@ _OPENCV = cv2.__version__.split(".")[0]
 BACKENDS = {
     "fused": "tvl1-fused-1" if _OPENCV == "5" else f"tvl1-fused-1-opencv-{_OPENCV}",
     "opencv": f"tvl1-opencv-{_OPENCV}",
+    "torch": "tvl1-torch-1",
 }
 DEFAULT = "fused"
 SMALLEST = 16  # px; the pyramid ends there
+DEFAULTS: Mapping[str, Any] = {  # OpenCV's
+    "tau": 0.25, "lambda_": 0.15, "theta": 0.3, "scales": 5, "warps": 5, "epsilon": 0.01, "inner": 30, "outer": 10,
+    "scale_step": 0.8, "median": 5,
+}  # fmt: skip
 
 
 def backend_name(backend: str = DEFAULT) -> str:
@@ -58,30 +63,38 @@ def tvl1(
     tau: time step. lambda_: weight of the data term. theta: coupling. scales, scale_step: image pyramid. warps: per
     scale. epsilon: stop below this change, px. outer: median filters of side `median` (1: none), each before up to
     `inner` steps. Defaults: OpenCV's. backend: "opencv" is its class, "fused" the same algorithm, faster, which needs
-    numba. The result lies on the device of `I0`. Raises ReproError for other shapes, types or sides under 16 px, and
-    for a backend whose library is missing.
+    numba, and "torch" the same for CUDA, where all pairs are computed together: on the device of `I0`, or for arrays on
+    the GPU where there is one. The result lies on the device of `I0`. Raises ReproError for other shapes, types or
+    sides under 16 px, and for a backend whose library is missing.
     """
     backend_name(backend)
-    first, second = _grey(I0, "I0"), _grey(I1, "I1")
-    if first.shape != second.shape:
-        raise ReproError(f"tvl1: I0 {first.shape} and I1 {second.shape} must have the same shape")
-    if first.dtype != second.dtype:
-        first, second = first.astype(np.float32), second.astype(np.float32)
-    flow = _solver(backend)(
-        first,
-        second,
-        tau=tau,
-        lambda_=lambda_,
-        theta=theta,
-        scales=scales,
-        warps=warps,
-        epsilon=epsilon,
-        inner=inner,
-        outer=outer,
-        scale_step=scale_step,
-        median=median,
-    )
-    return torch.from_numpy(flow).to(I0.device if isinstance(I0, Tensor) else "cpu")
+    if backend == "torch" and median not in (1, 5):
+        raise ReproError(f"the flow backend 'torch' has medians of 5 pixels or none: median={median} needs another one")
+    I0, I1 = (x if isinstance(x, Tensor) else np.asarray(x) for x in (I0, I1))
+    _check(I0, "I0")
+    _check(I1, "I1")
+    if tuple(I0.shape) != tuple(I1.shape):
+        raise ReproError(f"tvl1: I0 {tuple(I0.shape)} and I1 {tuple(I1.shape)} must have the same shape")
+    home = I0.device if isinstance(I0, Tensor) else torch.device("cpu")
+    options: dict[str, Any] = {
+        "tau": tau, "lambda_": lambda_, "theta": theta, "scales": scales, "warps": warps, "epsilon": epsilon,
+        "inner": inner, "outer": outer, "scale_step": scale_step, "median": median,
+    }  # fmt: skip
+    if backend == "torch":
+        from repro.flow.batched import tvl1_batched
+
+        there = home if isinstance(I0, Tensor) else pick()
+        first, second = (torch.as_tensor(x if isinstance(x, Tensor) else np.array(x), device=there) for x in (I0, I1))
+        return tvl1_batched(first, second, **options).to(home)
+    before, after = _array(I0), _array(I1)
+    if before.dtype != after.dtype:
+        before, after = before.astype(np.float32), after.astype(np.float32)
+    return torch.from_numpy(_solver(backend)(before, after, **options)).to(home)
+
+
+def pick() -> torch.device:
+    """Where the backend "torch" computes what is on no device yet."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _solver(backend: str) -> Callable[..., NDArray[np.float32]]:
@@ -99,18 +112,22 @@ def _solver(backend: str) -> Callable[..., NDArray[np.float32]]:
     return tvl1_fused
 
 
-def _grey(images: Tensor | NDArray[Any], name: str) -> NDArray[np.uint8] | NDArray[np.float32]:
-    """Check one argument; return (N, H, W) as uint8 or float32."""
+def _check(images: Tensor | NDArray[Any], name: str) -> None:
+    if len(images.shape) != 3 or min(images.shape[1:]) < SMALLEST:
+        shape = tuple(images.shape)
+        raise ReproError(f"tvl1: {name} must be (N, H, W) with sides of at least {SMALLEST} px, it is {shape}")
     if isinstance(images, Tensor):
-        floating = images.is_floating_point()
-        array = (images.detach().float() if floating else images).cpu().numpy()
+        known = images.is_floating_point() or images.dtype == torch.uint8
     else:
-        array = np.asarray(images)
-        floating = np.issubdtype(array.dtype, np.floating)
-    if array.ndim != 3 or min(array.shape[1:]) < SMALLEST:
-        raise ReproError(f"tvl1: {name} must be (N, H, W) with sides of at least {SMALLEST} px, it is {array.shape}")
-    if array.dtype == np.uint8:
-        return array
-    if not floating:
-        raise ReproError(f"tvl1: {name} must be uint8 or floating, 0-255, it is {array.dtype}")
-    return array.astype(np.float32)
+        known = np.issubdtype(images.dtype, np.floating) or images.dtype == np.uint8
+    if not known:
+        raise ReproError(f"tvl1: {name} must be uint8 or floating, 0-255, it is {images.dtype}")
+
+
+def _array(images: Tensor | NDArray[Any]) -> NDArray[np.uint8] | NDArray[np.float32]:
+    """(N, H, W) as uint8 or float32."""
+    if isinstance(images, Tensor):
+        array = (images.detach().float() if images.is_floating_point() else images).cpu().numpy()
+    else:
+        array = images
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
