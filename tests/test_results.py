@@ -184,8 +184,12 @@ def test_the_library_finds_own_and_recorded_results(tmp_path):
 
 @pytest.mark.parametrize(
     ("device", "cpu", "cuda"),
-    [("cpu", True, False), ("A GPU", False, True), ("A GPU + cpu", False, False), ("A GPU + B GPU", False, True)],
-)
+    [
+        ("cpu", True, False), ("A GPU", False, True), ("A GPU + cpu", False, False), ("A GPU + B GPU", False, True),
+        ("2 x cpu", False, False), ("2 x A GPU + A GPU", False, False),
+        ("cpu compiled + cpu", False, False), ("A GPU compiled nvJPEG + A GPU", False, False),
+    ],
+)  # fmt: skip
 def test_losses_are_compared_with_those_of_the_same_kind_of_device(device, cpu, cuda):
     row = {"provenance": {"device": device}}
     assert (comparable(row, "cpu"), comparable(row, "cuda")) == (cpu, cuda)

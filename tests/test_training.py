@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -408,3 +409,19 @@ def test_a_loss_may_ask_for_balanced_batches():
     torch.manual_seed(1)
     assert train(TinyNet(), samples, plain, loss=loss).losses != losses
     assert any(sorted(labels) != [0, 0, 1, 1] for labels in seen[5:])
+
+
+# ---------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.skipif(not shutil.which(os.environ.get("CXX", "g++")), reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of torch's own
+def test_a_compiled_network_learns_the_same(tmp_path):
+    histories = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model, samples = TinyNet(dropout=0), fresh_run()[1]
+        histories.append(train(model, samples, RECIPE, run_dir=tmp_path / str(compiled), compiled=compiled))
+    assert histories[0].losses == pytest.approx(histories[1].losses, rel=1e-4)
+    assert histories[0].devices == ("cpu",) and histories[1].devices == ("cpu compiled",)
+    load_checkpoint(tmp_path / "True" / "checkpoint.pt", TinyNet())  # the names of its weights are the network's own

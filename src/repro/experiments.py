@@ -27,10 +27,12 @@ from repro.data.clips import TrainingSamples
 from repro.data.layouts import PARTS
 from repro.errors import ReproError
 from repro.evaluation import evaluate, protocol, score
-from repro.flow.extract import extract
+from repro.flow.encoded import EncodedSamples
+from repro.flow.extract import extract, on_card
 from repro.flow.store import ClipStore
 from repro.identity import Experiment, States, fold_of, seeds_of, thin
-from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, compact, provenance, repeats, run_key
+from repro.parallel import in_turn
+from repro.results import FIRST, MIXED, TOLERANCE, Library, Result, compact, on_cpu, provenance, repeats, run_key
 from repro.training import History, device_name, load_checkpoint, order_of, pick_device, read_history, train
 
 __all__ = ["IMAGES", "Experiment", "Lab", "Progress", "States", "fold_of", "seeds_of", "thin"]
@@ -52,12 +54,15 @@ class Lab:
         runs_dir: Path,
         device: str = "auto",
         workers: int = 0,
+        decode: Literal["workers", "device"] = "workers",
+        compiled: bool = False,
         on_error: Literal["skip", "raise"] = "raise",
         flow_root: Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.dataset, self.store, self.library, self.split, self.runs_dir = dataset, store, library, split, runs_dir
         self.device, self.workers, self.on_error = pick_device(device), workers, on_error
+        self.samples, self.compiled = EncodedSamples if decode == "device" else TrainingSamples, compiled
         self.flow_root, self.progress = flow_root, progress
         self.unusable: dict[str, str] = {}  # clip id -> why it was left out
 
@@ -106,14 +111,8 @@ class Lab:
     def prepare(self, clips: Iterable[Clip]) -> None:
         """Decode clips and compute their flow where the store does not hold them yet; note which cannot be used."""
         clips = [c for c in clips if c.id not in self.unusable]
-        absent = [c for c in clips if not self.store.has(c.id)]
-        if absent:
-            done = itertools.count(1)
-            report = extract(
-                self.dataset, self.store, absent, workers=extractors(len(absent)), on_error=self.on_error,
-                flow_root=self.flow_root, progress=lambda _: self._tell("flow", next(done), len(absent)),
-            )  # fmt: skip
-            self.unusable.update(report.failed)
+        with in_turn():
+            self._extract([c for c in clips if not self.store.has(c.id)])
         for clip in clips:
             if clip.id not in self.unusable and not self._moves(clip):
                 reason = f"{self.dataset.video(clip)} has a single frame, hence no optical flow"
@@ -121,9 +120,24 @@ class Lab:
                     raise ReproError(f"{reason}: leave it out of the data set")
                 self.unusable[clip.id] = reason
 
+    def _extract(self, absent: Sequence[Clip]) -> None:
+        if absent:
+            done = itertools.count(1)
+            report = extract(
+                self.dataset, self.store, absent, workers=extractors(len(absent), on_card(self.store)),
+                on_error=self.on_error, flow_root=self.flow_root,
+                progress=lambda _: self._tell("flow", next(done), len(absent)),
+            )  # fmt: skip
+            self.unusable.update(report.failed)
+
     def _moves(self, clip: Clip) -> bool:
         with self.store.open(clip.id) as stored:
             return bool(stored.n_flow > 0)
+
+    def fit(self, experiment: Experiment, seed: int) -> None:
+        """Train a run that is not in the library, no more: what processes that have joined do together."""
+        if self.key(experiment, seed) not in self.library:
+            self._trained(experiment, seed)
 
     def run(self, experiment: Experiment, seed: int) -> Result:
         """The run's result: from the library, else trained, evaluated and filed."""
@@ -234,7 +248,7 @@ class Lab:
             done, key = self._done(start, seed), self.key(start, seed)
             if self.drifted(start, seed):
                 return True
-            if done and any((name == "cpu") != (self.device.type == "cpu") for name in done.devices):
+            if done and any(on_cpu(name) != (self.device.type == "cpu") for name in done.devices):
                 return True
             if done and key in self.library:
                 recorded, losses = self.library.get(key), done.losses
@@ -247,7 +261,10 @@ class Lab:
         """Train a run again from scratch, keeping nothing."""
         self.prepare(self.clips(experiment)[0])
         model, samples, _ = self._begun(experiment, seed)
-        return train(model, samples, experiment.recipe, device=self.device, loss=experiment.loss, workers=self.workers)
+        return train(
+            model, samples, experiment.recipe, device=self.device, loss=experiment.loss, workers=self.workers,
+            compiled=self.compiled,
+        )  # fmt: skip
 
     def along(self, experiment: Experiment, seed: int, parts: int) -> Iterator[nn.Module]:
         """Train a run again from its beginning; give the network after each of `parts` equal parts of its iterations.
@@ -261,7 +278,8 @@ class Lab:
             for part in range(1, parts + 1):
                 train(
                     model, samples, experiment.recipe, device=self.device, run_dir=Path(folder), loss=experiment.loss,
-                    workers=self.workers, stop_after=max(1, part * experiment.recipe.iterations // parts),
+                    workers=self.workers, compiled=self.compiled,
+                    stop_after=max(1, part * experiment.recipe.iterations // parts),
                 )  # fmt: skip
                 yield model
 
@@ -291,7 +309,7 @@ class Lab:
         if experiment.images:
             return model, experiment.textures("train"), devices
         clips, mirrored = self.clips(experiment)[0], self.dataset.mirrored
-        return model, TrainingSamples(self.store, clips, experiment.sampling, seed, mirrored), devices
+        return model, self.samples(self.store, clips, experiment.sampling, seed, mirrored), devices
 
     def _trained(self, experiment: Experiment, seed: int) -> tuple[nn.Module, History, tuple[tuple[Clip, ...], ...]]:
         """The trained network, from its checkpoint when there is one, and the clips it belongs to."""
@@ -305,7 +323,7 @@ class Lab:
         model, samples, devices = self._begun(experiment, seed)
         history = train(
             model, samples, experiment.recipe, device=self.device, run_dir=folder, loss=experiment.loss,
-            workers=self.workers, begun_on=devices,
+            workers=self.workers, compiled=self.compiled, begun_on=devices,
             progress=lambda i, n, _: self._tell(f"{experiment.name} seed {seed}", i, n),
         )  # fmt: skip
         return model, history, (training, testing)
@@ -335,7 +353,9 @@ class Lab:
             "command": f"repro train {experiment.paper} {variant} --dataset {self.dataset.name} "
             f"--split {self.split} --seeds {seed} --preset {experiment.preset}"
             + (f" --weights {shlex.quote(experiment.weights)}" if experiment.weights != "auto" else "")
-            + (f" --fold {experiment.fold[0] + 1}/{experiment.fold[1]}" if experiment.fold else ""),
+            + (f" --fold {experiment.fold[0] + 1}/{experiment.fold[1]}" if experiment.fold else "")
+            + (" --decode device" if self.samples is EncodedSamples else "")
+            + (" --compile" if self.compiled else ""),
             "provenance": {
                 **provenance(MIXED.join(dict.fromkeys([*history.devices, device_name(self.device)]))),
                 "seconds": round(history.seconds, 1),

@@ -37,6 +37,15 @@ def run_all(lab: Lab, runs: Iterable[Run], processes: int = 1) -> None:
             lab.library = Library(lab.library.own, lab.library.recorded)
 
 
+def fit_all(labs: Iterable[Lab], runs: Sequence[Run]) -> None:
+    """Train what is not done, one run after the other: processes that have joined call it alike and share each run."""
+    for lab in labs:
+        todo = _todo(lab, runs)
+        lab.prepare(_clips(lab, todo))
+        for run in todo:
+            lab.fit(*run)
+
+
 def _do(lab: Lab, run: Run) -> str:
     if lab.has(*run):  # others start from its network, which is not kept
         lab.network(*run)

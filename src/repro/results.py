@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -182,9 +183,21 @@ def repeats(row: Mapping[str, Any], losses: list[float]) -> bool:
 def comparable(row: Mapping[str, Any], device: str) -> bool:
     """Whether losses of a run can be compared with those of a "cpu" or "cuda" device: no other kind had a part in it.
 
-    Training on a GPU is in bf16, which has other bits.
+    Training on a GPU is in bf16, which has other bits. Several processes (`repro.parallel`) have other dropout,
+    compiled networks other sums and nvJPEG other pictures: what such a run was called has more than a device's name.
     """
-    return all((name == "cpu") == (device == "cpu") for name in row["provenance"]["device"].split(MIXED))
+    names = row["provenance"]["device"].split(MIXED)
+    return all(on_cpu(name) == (device == "cpu") and plain_name(name) == name for name in names)
+
+
+def plain_name(name: str) -> str:
+    """The device in what `repro.training.train` calls it: "2 x cpu compiled" is "cpu"."""
+    return re.sub(r"^\d+ x |( compiled| nvJPEG)*$", "", name)
+
+
+def on_cpu(name: str) -> bool:
+    """Whether that is a CPU."""
+    return plain_name(name) == "cpu"
 
 
 def _version(package: str) -> str | None:

@@ -112,6 +112,8 @@ def open_lab(
     recorded: Folder = None,
     device: str = "auto",
     workers: int = 0,
+    decode: Literal["workers", "device"] = "workers",
+    compiled: bool = False,
     on_error: Literal["skip", "raise"] = "raise",
     flow_root: Folder = None,
     flow_bound: float = BOUND,
@@ -122,8 +124,10 @@ def open_lab(
     """A lab on one data set (a name, or one that is loaded) and one of its splits (its first, unless named).
 
     `short_side` of the stored frames in px comes from the paper's preset; folders left out have defaults (see the
-    functions above; `root` that of `load_dataset`), flow is as in `open_store`. `record` files new rows among the
-    recorded ones, only from committed code, and starts from no checkpoint of another commit.
+    functions above; `root` that of `load_dataset`), flow is as in `open_store`. `decode` says where training images are
+    decoded and cut: by the loader or on the device (`repro.flow.encoded`). `compiled` is that of
+    `repro.training.train`. `record` files new rows among the recorded ones, only from committed code, and starts from
+    no checkpoint of another commit.
     """
     if isinstance(dataset, str):
         dataset = load_dataset(dataset, root)
@@ -143,8 +147,8 @@ def open_lab(
         library = Library(runs_dir, known)
     opened = open_store(dataset, short_side, store, flow_root, flow_bound=flow_bound, flow_backend=flow_backend)
     return Lab(
-        dataset, opened, library, split=split, runs_dir=runs_dir, device=device, workers=workers, on_error=on_error,
-        flow_root=Path(flow_root) if flow_root else None, progress=progress,
+        dataset, opened, library, split=split, runs_dir=runs_dir, device=device, workers=workers, decode=decode,
+        compiled=compiled, on_error=on_error, flow_root=Path(flow_root) if flow_root else None, progress=progress,
     )  # fmt: skip
 
 

@@ -16,15 +16,17 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from repro import parallel
 from repro.data.balanced import BalancedOrder
 from repro.data.clips import EndlessOrder, Sampling, TrainingSamples
+from repro.data.sampling import sample_rng
 from repro.data.transforms import normalise_flow, normalise_rgb
 from repro.errors import ReproError
 
@@ -137,6 +139,14 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def tuned(device: torch.device) -> None:
+    """Settings of the process for training on a device."""
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the bits of a sum depend on the number of threads; parallelism is over runs
+    else:
+        torch.backends.cudnn.benchmark = True  # all batches have one shape
+
+
 def device_name(device: torch.device) -> str:
     """What rows call a device: "cpu", or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -217,6 +227,45 @@ def _read(path: Path, weights: bool = True) -> dict[str, Any]:
     return state
 
 
+def sgd(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """The optimiser of a recipe, in one kernel for all weights on CUDA."""
+    return torch.optim.SGD(
+        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
+        **({"fused": True} if device.type == "cuda" else {}),
+    )  # fmt: skip
+
+
+def gradients(
+    network: nn.Module, batch: dict[str, Tensor], micro: int, passes: int, sampling: Sampling, loss: Loss,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """Add the gradients of a batch to a network's, in `passes` pieces of `micro` clips; returns the mean loss."""
+    total = torch.zeros((), device=device)
+    # At once and before the first pass: a copy that waits for the device would hold up what follows.
+    batch = {**batch, "label": batch["label"].to(device, non_blocking=True)}
+    for part in range(passes):
+        piece = {k: v[part * micro : (part + 1) * micro] for k, v in batch.items()}
+        with parallel.averaging(network, last=part == passes - 1):
+            with precision(device):
+                outputs = network(**to_network(piece, device, sampling))
+            value = loss(outputs, piece["label"]) / passes
+            value.backward()  # type: ignore[no-untyped-call]
+        total += value.detach()
+    return total
+
+
+def loader_of(
+    samples: TrainingSamples, order: Any, device: torch.device, workers: int
+) -> DataLoader[dict[str, Tensor]]:
+    """The batches of an order. `workers`: processes that read them ahead; 0 reads them here, when they are due."""
+    # A generator of its own: the loader must not draw from the stream that dropout uses.
+    return DataLoader(
+        samples, batch_sampler=order, num_workers=workers, pin_memory=device.type == "cuda",
+        generator=torch.Generator().manual_seed(samples.seed), multiprocessing_context="spawn" if workers else None,
+        collate_fn=samples.collate,
+    )  # fmt: skip
+
+
 def train(
     model: nn.Module,
     samples: TrainingSamples,
@@ -226,6 +275,7 @@ def train(
     run_dir: Path | None = None,
     loss: Loss = sum_of_losses,
     workers: int = 0,
+    compiled: bool = False,
     stop_after: int | None = None,
     begun_on: Sequence[str] = (),
     checkpoint_seconds: float = 60.0,
@@ -236,18 +286,20 @@ def train(
     `model(rgb=, flow=)` returns named logits (B, classes). With a `run_dir` the state is saved there every
     `checkpoint_seconds` and at the end, `log.jsonl` gets one line an iteration, and a second call goes on from the last
     checkpoint. `stop_after` ends early without changing the schedule (used to re-check the first losses of a run).
-    `begun_on` names the devices that trained what the network begins with, for its history.
+    `begun_on` names the devices that trained what the network begins with, for its history. `compiled` leaves the
+    network to torch.compile: minutes at first, then faster steps, and the last bits of a sum are others.
+
+    Processes that have joined (`repro.parallel`) call it alike. Each takes its pieces of `micro_batch` clips of every
+    batch and normalises by their moments, as one process does with as many passes; the first one writes and reports.
     """
+    own = parallel.group()
+    passes = parallel.passes_of(recipe.batch, recipe.micro_batch, own, recipe.balanced)
     if not len(samples):
         raise TrainingError("there is no training clip: check the split and the data set")
     device = pick_device(str(device))
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # the bits of a sum depend on the number of threads; parallelism is over runs
+    tuned(device)
     channels_last(model.to(device)).train()
-    optimiser = torch.optim.SGD(
-        model.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay,
-        **({"fused": True} if device.type == "cuda" else {}),
-    )  # fmt: skip
+    optimiser = sgd(model, recipe, device)
     history, first = History([], devices=tuple(begun_on)), 0
     checkpoint = run_dir / "checkpoint.pt" if run_dir else None
     if checkpoint and checkpoint.exists():
@@ -257,33 +309,34 @@ def train(
         first = history.resumed_at
     last = min(recipe.iterations, stop_after or recipe.iterations)
     if first < last:
-        history.devices = tuple(dict.fromkeys([*history.devices, device_name(device)]))
-    order = order_of(samples.labels, recipe, samples.seed, first, last)
-    # A generator of its own: the loader must not draw from the stream that dropout uses.
-    loader = DataLoader(
-        samples, batch_sampler=order, num_workers=workers, pin_memory=device.type == "cuda",
-        generator=torch.Generator().manual_seed(samples.seed), multiprocessing_context="spawn" if workers else None,
-    )  # fmt: skip
+        name = device_name(device) + (" compiled" if compiled else "") + samples.remark(device)
+        name = name if own.size == 1 else f"{own.size} x {name}"
+        history.devices = tuple(dict.fromkeys([*history.devices, name]))
+    order: Any = order_of(samples.labels, recipe, samples.seed, first, last)
+    if own.size > 1:
+        order = parallel.Share(order, recipe.micro_batch, own)
+    loader = loader_of(samples, order, device, workers)
     if first:
         torch.set_rng_state(state["rng"])
         if device.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"], device)
-    passes, began, saved = recipe.batch // recipe.micro_batch, time.monotonic(), time.monotonic()
+    if not own.leads:  # dropout of its own
+        torch.manual_seed(int(sample_rng(samples.seed, first, f"process {own.rank}").integers(2**31)))
+    network = parallel.wrapped(model, device)
+    if compiled:
+        network = cast(nn.Module, torch.compile(network))
+    began, saved = time.monotonic(), time.monotonic()
     spent = history.seconds
-    with _open_log(run_dir, first) as log:
-        for iteration, batch in enumerate(loader, start=first):
+    with _open_log(run_dir if own.leads else None, first) as log:
+        for iteration, loaded in enumerate(loader, start=first):
+            batch = samples.pixels(loaded, device)
             rate = recipe.rate(iteration)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
-            total = 0.0
-            for part in range(passes):
-                piece = {k: v[part * recipe.micro_batch : (part + 1) * recipe.micro_batch] for k, v in batch.items()}
-                with precision(device):
-                    outputs = model(**to_network(piece, device, samples.sampling))
-                value = loss(outputs, piece["label"].to(device)) / passes
-                value.backward()  # type: ignore[no-untyped-call]
-                total += float(value.detach())
+            mean_loss = gradients(network, batch, recipe.micro_batch, passes, samples.sampling, loss, device)
+            late = own.leads and time.monotonic() - saved > checkpoint_seconds
+            total, due = parallel.mean(torch.stack([mean_loss, mean_loss.new_tensor(late)])).tolist()
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             if not math.isfinite(total) or not math.isfinite(norm):
                 what = f"the loss is {total:.4g}, its gradient's norm {float(norm):.4g}, at iteration {iteration + 1}"
@@ -293,13 +346,17 @@ def train(
             history.seconds = spent + time.monotonic() - began
             if log:
                 log.write(json.dumps({"iteration": iteration + 1, "loss": total, "lr": rate}) + "\n")
-            if progress:
+            if progress and own.leads:
                 progress(iteration + 1, recipe.iterations, total)
-            if checkpoint and (iteration + 1 == last or time.monotonic() - saved > checkpoint_seconds):
+            if checkpoint and (iteration + 1 == last or due):
+                parallel.average_moments(model)
                 if log:
                     log.flush()  # first, so that the log never lacks an iteration that the checkpoint has
-                _save(checkpoint, model, optimiser, history, device)
+                if own.leads:
+                    _save(checkpoint, model, optimiser, history, device)
                 saved = time.monotonic()
+    parallel.average_moments(model)
+    parallel.together()  # the checkpoint is there for all
     return history
 
 

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 
+from repro import parallel
 from repro.cli.console import Progress, table
 from repro.cli.data import flow_options
 from repro.cli.results import paper_named, summary
@@ -16,7 +17,7 @@ from repro.data.catalog import load_dataset
 from repro.errors import ReproError, nearest
 from repro.evaluation import protocol
 from repro.experiments import Experiment, Lab, seeds_of
-from repro.plans import estimate, run_all
+from repro.plans import estimate, fit_all, run_all
 from repro.setup import open_lab, splits_of
 from repro.training import pick_device
 
@@ -25,11 +26,18 @@ CHANGEABLE = {"recipe": None, "sampling": ("snippets", "crop", "scales", "flip")
 
 def train(options: Namespace) -> int:
     """Train what is asked for and not done, then what starts from trained networks; print the accuracies."""
+    with parallel.joined(options.device) as options.device:
+        return _train(options, parallel.group())
+
+
+def _train(options: Namespace, own: parallel.Group) -> int:
+    if own.size > 1 and options.processes > 1:
+        raise ReproError("--processes trains several runs side by side, torchrun one in several processes: give one")
     paper = paper_named(options.paper)
     cuda = pick_device(options.device).type == "cuda"
     preset = options.preset if options.preset != "auto" else "paper" if cuda else "small"
     experiments = paper.experiments(preset, options.dataset, options.weights)
-    chosen = [changed(experiments[name], options) for name in _names(options, list(experiments))]
+    chosen = [divided(changed(experiments[name], options), own) for name in _names(options, list(experiments))]
     seeds = seeds_of(options.seeds)
     with Progress() as progress:
         labs = _labs(options, paper.short_side(preset, options.dataset), progress)
@@ -37,14 +45,22 @@ def train(options: Namespace) -> int:
             print(_listing(labs, chosen, seeds))
             return 0
         runs = [(experiment, seed) for experiment in chosen for seed in seeds]
-        print(f"{options.dataset}, preset {preset}, {labs[0].device}: {_cost(labs, runs)}", flush=True)
-        results = []
-        for lab in labs:
-            run_all(lab, runs, options.processes)
-            for experiment, seed in runs:
-                results.append(lab.run(experiment, seed))
-                if not (options.fold or options.changes):  # those are for tuning
-                    results += paper.derive(lab, experiment, seed)
+        if own.leads:
+            print(f"{options.dataset}, preset {preset}, {labs[0].device}: {_cost(labs, runs)}", flush=True)
+        if own.size > 1:
+            fit_all(labs, runs)  # what follows is the first process's
+        if not own.leads:
+            parallel.together()
+            return 0
+        with parallel.apart():
+            results = []
+            for lab in labs:
+                run_all(lab, runs, options.processes)
+                for experiment, seed in runs:
+                    results.append(lab.run(experiment, seed))
+                    if not (options.fold or options.changes):  # those are for tuning
+                        results += paper.derive(lab, experiment, seed)
+        parallel.together()
     print(summary({result.key: result for result in results}.values()))  # a pre-training serves all seeds
     _tell_left_out(labs)
     return 0
@@ -65,7 +81,8 @@ def _labs(options: Namespace, short_side: int, progress: Progress) -> list[Lab]:
     return [
         open_lab(
             dataset, short_side=short_side, split=split, store=options.store, runs=options.runs,
-            recorded=options.recorded, device=options.device, workers=options.workers,
+            recorded=options.recorded, device=options.device, workers=options.workers, decode=options.decode,
+            compiled=options.compile,
             on_error="skip" if options.skip_errors else "raise", progress=progress, record=options.record,
             **flow_options(options),
         )
@@ -100,6 +117,28 @@ def changed(experiment: Experiment, options: Namespace) -> Experiment:
         name = f"{experiment.name}/fold-{options.fold[0] + 1}-of-{options.fold[1]}"
         experiment = replace(experiment, name=name, fold=options.fold)
     return experiment
+
+
+def divided(experiment: Experiment, own: parallel.Group) -> Experiment:
+    """The experiment, and what it starts from, with pieces of a batch small enough for every process to have one.
+
+    Its preset says so, since moments are over a piece; one process with that `--set` does the same. ReproError where a
+    batch has no equal parts.
+    """
+    if own.size == 1:
+        return experiment
+    start = tuple(divided(one, own) for one in experiment.start)
+    recipe, preset = experiment.recipe, experiment.preset
+    if not recipe.balanced and recipe.batch % (recipe.micro_batch * own.size) and recipe.batch % own.size == 0:
+        recipe = replace(recipe, micro_batch=recipe.batch // own.size)
+        preset = f"{preset} --set recipe.micro_batch={recipe.micro_batch}"
+    try:
+        parallel.passes_of(recipe.batch, recipe.micro_batch, own, recipe.balanced)
+    except ReproError as error:
+        raise ReproError(f"{experiment.name}: {error}") from error
+    if start != experiment.start and not experiment.images:
+        preset = f"{preset}, what it starts from in {own.size} parts"
+    return replace(experiment, start=start, recipe=recipe, preset=preset)
 
 
 def _cost(labs: Sequence[Lab], runs: Sequence[tuple[Experiment, int]]) -> Estimate:

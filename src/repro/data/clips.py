@@ -6,7 +6,7 @@ A *snippet* is one RGB frame and the stack of L flow fields around it. All rando
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol as TypingProtocol
 
@@ -99,25 +99,37 @@ class Sampling:
         return free_view(height, width, self.crop, self.sides, rng, flip=self.flip)
 
 
-def snippet_tensors(stored: Stored, starts: np.ndarray, sampling: Sampling) -> dict[str, Tensor]:
-    """Read the snippets that begin at `starts` (T,).
+def snippet_images(stored: Stored, starts: np.ndarray, sampling: Sampling) -> dict[str, list[int]]:
+    """Which images make up the snippets that begin at `starts` (T,): `rgb` T frames, `flow` T L fields.
 
-    Returns uint8 tensors `rgb` (T, 3, H, W) and `flow` (T, 2L, H, W) with channels u1, v1, u2, v2, ... The RGB frame is
-    the middle one of its stack, so that both streams look at the same moment, unless the sampling says otherwise.
-    Fields past the end of a clip that is shorter than a stack repeat the last one.
+    The RGB frame is the middle one of its stack, so that both streams look at the same moment, unless the sampling says
+    otherwise. Fields past the end of a clip that is shorter than a stack repeat the last one.
     """
-    out: dict[str, Tensor] = {}
+    out: dict[str, list[int]] = {}
     flow_frames, streams = sampling.flow_frames, sampling.streams
     if "rgb" in streams:
         offset = flow_frames // 2 if sampling.frame_offset is None else sampling.frame_offset
-        frames = np.minimum(starts + offset, stored.n_frames - 1)
-        out["rgb"] = stored.rgb([int(i) for i in frames])  # (T, 3, H, W)
+        out["rgb"] = np.minimum(starts + offset, stored.n_frames - 1).tolist()
     if "flow" in streams:
         if stored.n_flow < 1:
             raise ReproError("a clip with fewer than two frames has no optical flow: leave it out of the data set")
         fields = np.minimum(starts[:, None] + np.arange(flow_frames), stored.n_flow - 1)
-        flow = stored.flow([int(i) for i in fields.reshape(-1)])  # (T L, 2, H, W)
-        out["flow"] = flow.view(len(starts), 2 * flow_frames, *flow.shape[-2:])  # (T, 2L, H, W)
+        out["flow"] = fields.reshape(-1).tolist()
+    return out
+
+
+def snippet_tensors(stored: Stored, starts: np.ndarray, sampling: Sampling) -> dict[str, Tensor]:
+    """Read the snippets that begin at `starts` (T,), those of `snippet_images`.
+
+    Returns uint8 tensors `rgb` (T, 3, H, W) and `flow` (T, 2L, H, W) with channels u1, v1, u2, v2, ...
+    """
+    wanted = snippet_images(stored, starts, sampling)
+    out: dict[str, Tensor] = {}
+    if "rgb" in wanted:
+        out["rgb"] = stored.rgb(wanted["rgb"])  # (T, 3, H, W)
+    if "flow" in wanted:
+        flow = stored.flow(wanted["flow"])  # (T L, 2, H, W)
+        out["flow"] = flow.view(len(starts), 2 * sampling.flow_frames, *flow.shape[-2:])  # (T, 2L, H, W)
     return out
 
 
@@ -138,19 +150,41 @@ class TrainingSamples(TorchDataset[dict[str, Tensor]]):
         return len(self.clips)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Tensor]:
-        epoch, position = item
-        clip, s = self.clips[position], self.sampling
-        rng = sample_rng(self.seed, epoch, clip.id)
+        clip, rng = self._picked(item)
         stored = self.store.open(clip.id)
         try:
-            starts = s.training_starts(stored.n_frames, rng)
-            view = s.training_view(stored.height, stored.width, rng)
-            raw = snippet_tensors(stored, starts, s)
+            starts, view = self._cut(stored, rng)
+            raw = snippet_tensors(stored, starts, self.sampling)
         finally:
             stored.close()
-        sample = {k: apply_view(x, view, s.crop, is_flow=k == "flow") for k, x in raw.items()}
-        sample["label"] = torch.tensor(self.mirrored[clip.label] if view.flip and self.mirrored else clip.label)
+        sample = {k: apply_view(x, view, self.sampling.crop, is_flow=k == "flow") for k, x in raw.items()}
+        sample["label"] = torch.tensor(self._label(clip, view))
         return sample
+
+    @property
+    def collate(self) -> Callable[[list[dict[str, Tensor]]], dict[str, Tensor]] | None:
+        """How the loader makes a batch of samples; None: by stacking them."""
+        return None
+
+    def pixels(self, batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """What a batch of the loader's is for `repro.training.to_network`."""
+        return batch
+
+    def remark(self, device: torch.device) -> str:
+        """What to add to a device's name where it has another part in the pictures than to show them."""
+        return ""
+
+    def _picked(self, item: tuple[int, int]) -> tuple[Clip, np.random.Generator]:
+        epoch, position = item
+        clip = self.clips[position]
+        return clip, sample_rng(self.seed, epoch, clip.id)
+
+    def _cut(self, stored: Stored, rng: np.random.Generator) -> tuple[np.ndarray, View]:
+        starts = self.sampling.training_starts(stored.n_frames, rng)
+        return starts, self.sampling.training_view(stored.height, stored.width, rng)
+
+    def _label(self, clip: Clip, view: View) -> int:
+        return self.mirrored[clip.label] if view.flip and self.mirrored else clip.label
 
 
 class EndlessOrder(torch.utils.data.Sampler[list[tuple[int, int]]]):

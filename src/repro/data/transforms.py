@@ -140,9 +140,14 @@ def _mirror(x: Tensor, is_flow: bool) -> Tensor:
     return x
 
 
+def _channels(values: Sequence[float], device: torch.device) -> Tensor:
+    """(C, 1, 1), on the device without waiting for it."""
+    return torch.tensor(values).to(device, non_blocking=True)[:, None, None]
+
+
 def normalise_rgb(x: Tensor) -> Tensor:
     """uint8 (..., 3, H, W) -> float32 with ImageNet's mean and standard deviation."""
-    mean, std = (torch.tensor(values, device=x.device)[:, None, None] for values in (RGB_MEAN, RGB_STD))
+    mean, std = (_channels(values, x.device) for values in (RGB_MEAN, RGB_STD))
     return (x.float() / 255 - mean) / std
 
 
@@ -162,7 +167,7 @@ def bgr_less_mean(x: Tensor) -> Tensor:
     Frames are 8-bit before `normalise_rgb`, so rounding brings their whole grey levels back exactly. The gradient
     passes as if there were no rounding.
     """
-    mean, std, bgr_mean = (torch.tensor(v, device=x.device)[:, None, None] for v in (RGB_MEAN, RGB_STD, BGR_MEAN))
+    mean, std, bgr_mean = (_channels(values, x.device) for values in (RGB_MEAN, RGB_STD, BGR_MEAN))
     grey = (x * std + mean) * 255
     grey = grey + (grey.round() - grey).detach()
     return grey.flip(-3) - bgr_mean
