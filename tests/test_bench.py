@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from repro.cli import bench, bench_extract, bench_flow, bench_store, main, parser
+from repro.cli import bench, bench_eval, bench_extract, bench_flow, bench_loader, bench_store, bench_train, main, parser
 from repro.data.video import probe, read_frames, write_video
 from repro.errors import ReproError
+from repro.flow.batched import Plain, tvl1_batched
 from repro.flow.store import ClipStore
+from repro.flow.tvl1 import DEFAULTS
+from repro.papers import PAPERS
 from repro.report import performance
 
 
@@ -58,6 +65,33 @@ def test_flow_of_invented_pairs(capsys: pytest.CaptureFixture[str]) -> None:
         "difference",
     ):
         assert line in out
+
+
+def test_flow_of_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a CPU only where it is asked for; steps are those of a run that is followed step by step."""
+    assert repro("bench flow --size 24x18 --pairs 2 --device cpu --batch 3 --json") == 0
+    batch = json.loads(capsys.readouterr().out)["on_device"]
+    assert (batch["device"], batch["pairs"]) == ("cpu", 3)
+    first, second = (
+        torch.from_numpy(np.stack([getattr(pair, name) for pair in bench_flow.invented_pairs(3, 18, 24)]))
+        for name in ("first", "second")
+    )
+    writes = []
+
+    class Followed(Plain):
+        def step(self, *args: Any) -> None:
+            before = args[5].clone()
+            super().step(*args)
+            writes.append(int((args[5] != before).sum()) * args[0].shape[2] * args[0].shape[3])
+
+        def smooth(self, *args: Any) -> None:
+            before = args[4].clone()
+            super().smooth(*args)
+            writes.append(int((args[4] != before).sum()) * args[0].shape[2] * args[0].shape[3])
+
+    tvl1_batched(first, second, **DEFAULTS, by=Followed())
+    assert batch["steps_per_pair"] == pytest.approx(sum(writes) / 3 / (18 * 24))
+    assert batch["pairs_per_second"] > 0 and 0 < batch["share_of_copy_rate"] < 1
 
 
 @pytest.mark.parametrize("named", [True, False])
@@ -145,6 +179,19 @@ def test_loader_timing(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["snippets"] == 4
 
 
+def test_feeding_a_network(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "committed", lambda: "0123456789ab")
+    assert repro("bench loader --repeats 1 --workers 1 --preset smoke --device cpu --steps 2 --record --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["fed"].keys() == {"workers", "device"} and found["workers"] == 1 and found["step_seconds"] > 0
+    for fed in found["fed"].values():
+        assert fed["loader"] > 0 and fed["together"] > 0
+    page = performance.pages()["performance-loader.md"]
+    assert "st_resnet: st-resnet, preset smoke, on cpu, fed by one process" in page
+    assert "On a GPU: not measured." in page
+    assert "decoded by the device: loader alone" in bench_loader._text(found)
+
+
 # ---------------------------------------------------------------- extracting
 
 
@@ -215,3 +262,107 @@ def test_without_clips(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "give --clips DIR" in capsys.readouterr().err
     assert repro(f"bench {what} --clips {tmp_path}") == 2
     assert "no videos in" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- training
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything in this process, whose memory is then of no use; another one takes seconds to begin."""
+    for module in (bench_train, bench_eval):
+        monkeypatch.setattr(module, "alone", lambda _, work, *args: work(*args))
+
+
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    """This one has used more before."""
+    hoard = torch.zeros(1 << 27).add_(1)
+    assert hoard.nbytes == 1 << 29
+    peak = bench.peak_bytes(torch.device("cpu"))
+    assert peak is None or peak > hoard.nbytes
+    del hoard
+    other = bench.alone(torch.device("cpu"), bench.peak_bytes, torch.device("cpu"))
+    assert other is None or (peak is not None and 0 < other < peak - (1 << 28))
+
+
+@pytest.mark.usefixtures("here")
+def test_training_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both loops do the same work: on a CPU their first losses are equal up to rounding."""
+    assert repro("bench train stilt ccs --preset smoke --steps 1 --device cpu --json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["paper"] for one in found["networks"]] == ["stilt", "ccs"] and found["device"] == "cpu"
+    for one in found["networks"]:
+        assert one["ours"]["first_loss"] == pytest.approx(one["plain"]["first_loss"], rel=1e-4)
+        assert one["ratio"] == pytest.approx(one["plain"]["seconds_per_clip"] / one["ours"]["seconds_per_clip"])
+        share = one["operations_per_clip"] * one["ours"]["clips_per_second"] / found["matrix_rates"]["float32"]
+        assert one["share_of_matrix_rate"] == pytest.approx(share)
+        experiment = PAPERS[one["paper"]].experiments("smoke", "hmdb51", "none")[one["network"]]
+        assert one["whole"]["hmdb51"]["passes"] == pytest.approx(
+            experiment.recipe.iterations * experiment.recipe.batch / 3570
+        )
+        if not experiment.start:
+            seconds = experiment.recipe.iterations * experiment.recipe.batch * one["ours"]["seconds_per_clip"]
+            assert one["whole"]["hmdb51"]["hours"] == pytest.approx(seconds / 3600)
+
+
+def test_a_recipe_is_as_long_as_all_that_it_takes() -> None:
+    """The teacher comes before the taught network, and once though two start from it."""
+    experiment = PAPERS["cross_enhancement"].experiments("paper", "ucf101", "none")["rgb-taught"]
+    runs = bench_train.with_starts(experiment)
+    assert [run.name for run in runs] == ["flow", "rgb-taught"]
+    assert [run.name for run in bench_train.with_starts(replace(experiment, start=experiment.start * 2))] == [
+        "flow",
+        "rgb-taught",
+    ]
+    stages = bench_train.with_starts(PAPERS["st_resnet"].experiments("paper", "ucf101", "none")["st-resnet"])
+    assert stages[-1].name == "st-resnet" and len(stages) > 2
+
+
+def test_a_row_is_of_all_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "committed", lambda: None)
+    assert repro("bench train stilt --preset smoke --device cpu --record") == 2
+    assert "record without naming papers" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_training_curves_are_recorded_and_rendered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_train, "CURVES", {"clips": (1, 2), "crop": (32,)})
+    monkeypatch.setattr(bench_train, "FRAMES", (16, 32))
+    monkeypatch.setattr(bench, "committed", lambda: None)
+    assert repro("bench train stilt --preset smoke --steps 1 --device cpu --curves --record") == 0
+    assert re.search(r"stil-snippets +clips +2 +[\d.]+ ms", capsys.readouterr().out)
+    text = performance.pages()["performance-curves.md"]
+    for line in ("stil-snippets | clips | 1", "stil-snippets | crop | 32", "rgb-taught | frames | 32"):
+        assert f"| {line} |" in text
+    assert "repro bench train stilt" in text and "On a GPU: not measured." in text
+    assert performance.NOT_MEASURED in performance.pages()["performance-train.md"]
+
+
+def test_invented_batches_are_what_a_loader_gives() -> None:
+    sampling = PAPERS["stilt"].experiments("smoke", "hmdb51", "none")["stil-snippets"].sampling
+    batch = bench_train.invented(4, sampling, 3)
+    assert batch["rgb"].shape == (4, sampling.snippets, 3, sampling.crop, sampling.crop)
+    assert batch["flow"].shape == (4, sampling.snippets, 2 * sampling.flow_frames, sampling.crop, sampling.crop)
+    assert batch["label"].tolist() == [0, 0, 1, 1] and batch["rgb"].dtype == torch.uint8
+
+
+def test_an_unknown_paper_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert repro("bench train stillt --preset smoke --device cpu") == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- testing
+
+
+@pytest.mark.usefixtures("here")
+def test_tests(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "committed", lambda: None)
+    monkeypatch.setattr(bench_eval, "TESTS", ("quick", "smoke"))
+    assert repro("bench eval --preset smoke --videos 2 --device cpu --json --record") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [test["test"] for test in found["tests"]] == ["quick", "smoke"] and found["videos"] == 2
+    assert all(test["videos_per_second"] > 0 for test in found["tests"])
+    text = performance.pages()["performance-eval.md"]
+    assert "| quick |" in text and "repro bench eval" in text and "On a GPU: not measured." in text

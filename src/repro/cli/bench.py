@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.metadata
 import json
 import os
@@ -10,21 +12,23 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
 
 from repro.data.layouts import SUFFIXES
 from repro.errors import ReproError
+from repro.processes import each, one_thread
 from repro.report import performance
 from repro.results import provenance
 from repro.setup import committed
 
 # Processor time of all threads: other programs on the machine do not count. Alone on it, one thread's is the clock's.
 clock = time.process_time
+Out = TypeVar("Out")
 
 
 def begin(options: Namespace) -> None:
@@ -32,17 +36,18 @@ def begin(options: Namespace) -> None:
     if options.record:
         committed()
         performance.folder()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    one_thread()
 
 
 def finish(options: Namespace, what: str, found: dict[str, Any], text: str) -> int:
-    """Print what was found; with `--record` file it for the book."""
+    """Print what was found; with `--record` file it for the book, what a GPU did beside what a CPU did."""
     print(json.dumps(found, indent=1) if options.json else text)
     if options.record:
-        made = {**provenance("cpu"), **machine(), "command": typed(options)}
+        device = found.get("device", "cpu")
+        made = {**provenance(device), **machine(), "command": typed(options)}
         made["versions"] |= {package: importlib.metadata.version(package) for package in ("numba", "pillow")}
-        path = performance.write({"what": what, "provenance": made, "found": found})
+        name = what if device == "cpu" else what + performance.GPU
+        path = performance.write({"what": name, "provenance": made, "found": found})
         print(f"recorded in {path}", file=sys.stderr)
     return 0
 
@@ -96,6 +101,49 @@ def timings(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str,
             one()
             seconds[name].append(clock() - began)
     return {name: spent[1:] for name, spent in seconds.items()}
+
+
+def seconds_of(work: Callable[[], object], device: torch.device, repeats: int, warm: int = 2) -> list[float]:
+    """Seconds by the clock of each repeat, after some that do not count."""
+    found = []
+    for number in range(warm + repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if number >= warm:
+            found.append(time.perf_counter() - began)
+    return found
+
+
+def alone(device: torch.device, work: Callable[..., Out], *args: Any) -> Out:
+    """`work(*args)` where nothing has used memory before: on a CPU in a process of its own, with one thread."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        return work(*args)
+    with contextlib.closing(each(partial(_called, work, args), [None], 2)) as results:  # 1 would be this process
+        return next(results)[1]
+
+
+def _called(work: Callable[..., Out], args: Sequence[Any], _: None) -> Out:
+    return work(*args)
+
+
+def peak_bytes(device: torch.device) -> float | None:
+    """The most memory in use since `alone` began: on a CPU that of the process, libraries included; None where the
+    system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    # Not getrusage's, which a new process inherits from its parent.
+    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+    return float(line.split()[1]) * 1024
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""`repro bench flow`: TV-L1 by both backends on the same pairs of frames, and how far their flows differ."""
+"""`repro bench flow`: TV-L1 by both backends of the processor on the same pairs, and how far their flows differ."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from repro.cli.bench import begin, clips_at_hand, clock, finish, spread, videos
+from repro.cli.bench import begin, clips_at_hand, clock, finish, seconds_of, spread, videos
 from repro.data.video import read_frames
 from repro.errors import ReproError
+from repro.flow.batched import Operations, operations, tvl1_batched
+from repro.flow.extract import ON_CUDA
 from repro.flow.store import quantise
-from repro.flow.tvl1 import BACKENDS, SMALLEST, tvl1
+from repro.flow.tvl1 import BACKENDS, DEFAULTS, SMALLEST, tvl1
+from repro.training import device_name, pick_device
 
 KINDS = (  # of invented pairs: what makes flow hard in real videos, one at a time
     "translation", "rotation", "zoom", "occlusion", "noise", "large motion", "brightness", "blur", "repetition",
     "low contrast", "transparency", "cut",
 )  # fmt: skip
+TIMED = ("fused", "opencv")
+BYTES = 64  # that a step reads and writes of a pixel: 6 planes of state twice, 4 of data, float32
 BOUND = 20.0  # px at the ends of the 8 bits that stored flow has
 Grey = NDArray[np.uint8]  # (H, W)
 
@@ -37,7 +44,7 @@ def bench_flow(options: Namespace) -> int:
     ones."""
     begin(options)
     width, height = options.size
-    for backend in BACKENDS:  # the first call compiles or loads libraries
+    for backend in TIMED:  # the first call compiles or loads libraries
         tvl1(*np.zeros((2, 1, SMALLEST, SMALLEST), np.uint8), backend=backend)
     clips = clips_at_hand(options)
     natural = options.pairs // 2 if clips else 0
@@ -45,14 +52,75 @@ def bench_flow(options: Namespace) -> int:
     if clips and natural:
         measured += [_measure(pair) for pair in clip_pairs(clips, natural, height, width)]
     sources = {name: [pair for pair in measured if pair["source"] == name] for name in ("invented", "natural")}
+    device = pick_device(options.device)
+    at_once = options.batch if options.batch is not None else ON_CUDA if device.type == "cuda" else 0
+    batch = list(clip_pairs(clips, 24, height, width) if clips else invented_pairs(len(KINDS), height, width))
     found = {
+        "device": device_name(device) if at_once else "cpu",
         "size": [width, height],
-        "backends": BACKENDS,
+        "on_device": on_device(batch, at_once, device) if at_once else None,
+        "backends": {backend: BACKENDS[backend] for backend in TIMED},
         **_summary(measured),
         "by_source": {name: _summary(pairs) for name, pairs in sources.items() if pairs},
         "pairs": measured,
     }
     return finish(options, "flow", found, _text(found))
+
+
+class Tallied:
+    """Operations that count how many times a pixel was written: of every pair, its steps and medians."""
+
+    def __init__(self, by: Operations) -> None:
+        self.by, self.writes = by, 0.0
+        self._steps: Tensor | None = None
+        self._pixels = 0
+
+    def parts(self, height: int, width: int) -> int:
+        return self.by.parts(height, width)
+
+    def linearise(self, *tensors: Tensor) -> None:
+        self.close()
+        self.by.linearise(*tensors)
+
+    def smooth(self, *args: Any) -> None:
+        self.by.smooth(*args)
+
+    def step(self, *args: Any) -> None:
+        self._steps, self._pixels = args[5], args[0].shape[2] * args[0].shape[3]
+        self.by.step(*args)
+
+    def close(self) -> None:
+        """Add what the last warp wrote."""
+        if self._steps is not None:
+            self.writes += float(self._steps.sum()) * self._pixels
+        self._steps = None
+
+
+def on_device(pairs: Sequence[Pair], count: int, device: torch.device, repeats: int = 3) -> dict[str, Any]:
+    """The backend "torch" on `count` pairs at once, some of them several times: pairs a second, by the clock, steps a
+    pair at full size, and the share of the measured rate of copying that the state and the data of those steps need."""
+    first, second = (
+        torch.from_numpy(np.stack([getattr(pairs[i % len(pairs)], name) for i in range(count)])).to(device)
+        for name in ("first", "second")
+    )
+    seconds = statistics.median(seconds_of(lambda: tvl1(first, second, backend="torch"), device, repeats, warm=1))
+    tally = Tallied(operations(device))
+    tvl1_batched(first, second, **DEFAULTS, by=tally)
+    tally.close()
+    height, width = first.shape[1:]
+    source = torch.empty((1 << 28) if device.type == "cuda" else 1 << 22, device=device)  # float32
+    target = torch.empty_like(source)
+    copying = statistics.median(seconds_of(lambda: target.copy_(source), device, 5))
+    bandwidth = 2 * 4 * source.numel() / copying  # bytes a second, read and written
+    return {
+        "device": device_name(device),
+        "source": "invented" if pairs[0].kind in KINDS else "natural",
+        "pairs": count,
+        "pairs_per_second": count / seconds,
+        "steps_per_pair": tally.writes / count / (height * width),
+        "copy_bytes_per_second": bandwidth,
+        "share_of_copy_rate": tally.writes * BYTES / seconds / bandwidth,
+    }
 
 
 def clip_pairs(folder: Path, count: int, height: int, width: int) -> Iterator[Pair]:
@@ -131,7 +199,7 @@ def _moved(image: NDArray[np.float32], angle: float, zoom: float, shift: NDArray
 def _measure(pair: Pair) -> dict[str, Any]:
     """Milliseconds of both backends for one pair, and the difference of their flows."""
     milliseconds, flows = {}, {}
-    for backend in BACKENDS:
+    for backend in TIMED:
         began = clock()
         flows[backend] = tvl1(pair.first[None], pair.second[None], backend=backend)[0].numpy()
         milliseconds[backend] = (clock() - began) * 1e3
@@ -150,7 +218,7 @@ def _measure(pair: Pair) -> dict[str, Any]:
 def _summary(pairs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "count": len(pairs),
-        "ms": {backend: spread([pair["ms"][backend] for pair in pairs]) for backend in BACKENDS},
+        "ms": {backend: spread([pair["ms"][backend] for pair in pairs]) for backend in TIMED},
         "ratio": spread([pair["ms"]["opencv"] / pair["ms"]["fused"] for pair in pairs]),
         "difference": {
             "mean_px": statistics.mean(pair["mean_px"] for pair in pairs),
@@ -167,7 +235,7 @@ def _text(found: dict[str, Any]) -> str:
     without = "" if "natural" in found["by_source"] else "; no clips at hand, see --clips"
     head = f"TV-L1, {found['count']} pairs of {width}x{height} ({mix}{without}), one thread, processor time"
     lines = [f"{head}; in brackets 10 to 90 % of the pairs"]
-    for backend, name in BACKENDS.items():
+    for backend, name in found["backends"].items():
         ms = found["ms"][backend]
         lines.append(f"{name:16} median {ms['median']:7.1f} ms/pair  ({ms['low']:.1f} to {ms['high']:.1f})")
     parts = found["by_source"] if len(found["by_source"]) > 1 else {}
@@ -179,5 +247,11 @@ def _text(found: dict[str, Any]) -> str:
         lines.append(
             f"{name:16} {difference['mean_px']:.4f} px, {difference['within_quarter_px']:.2%} of pixels within "
             f"0.25 px, {difference['bytes_within_1']:.2%} of bytes within 1"
+        )
+    if gpu := found["on_device"]:
+        lines.append(
+            f"{BACKENDS['torch']:16} on {gpu['device']}, {gpu['pairs']} pairs at once: {gpu['pairs_per_second']:.1f} "
+            f"pairs/s, {gpu['steps_per_pair']:.0f} steps a pair at full size, {gpu['share_of_copy_rate']:.1%} of the "
+            f"rate of copying ({gpu['copy_bytes_per_second'] / 1e9:.0f} GB/s)"
         )
     return "\n".join(lines)

@@ -1,5 +1,4 @@
-"""`repro bench store` and `repro bench loader`: reading from the store, against decoding the video again and against
-loose JPEG files, and whole training samples."""
+"""`repro bench store`: reading from the store, against decoding the video again and against loose JPEG files."""
 
 from __future__ import annotations
 
@@ -17,9 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from repro.cli.bench import begin, clips_at_hand, finish, timings, videos
-from repro.cli.bench_flow import texture
-from repro.data.catalog import Clip
-from repro.data.clips import Sampling, TrainingSamples, snippet_tensors
+from repro.data.clips import Sampling, snippet_tensors
 from repro.data.sampling import spaced_indices
 from repro.data.video import read_frames, resize_short_side
 from repro.errors import ReproError
@@ -157,22 +154,3 @@ def _text(found: dict[str, Any]) -> str:
         f"{found['loose']['ratio']:.2f} times as fast as loose files"
     )
     return "\n".join(lines)
-
-
-def bench_loader(options: Namespace) -> int:
-    """Seconds for one training sample: 4 snippets of a frame and ten fields, read, cut, resized to 224x224."""
-    begin(options)
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        store = ClipStore(folder, short_side=240, flow_backend="none: invented")
-        picture = texture(rng, 240, 320).astype(np.uint8)
-        frames = np.stack([np.roll(picture, t, axis=1) for t in range(40)])[..., None].repeat(3, axis=3)
-        store.write("a/b", frames, rng.normal(0, 0.3, (39, 2, 240, 320)).astype(np.float32))
-        samples = TrainingSamples(store, [Clip("a/b", "", 0, "g")], Sampling(4, 10, 224), seed=1)
-        epochs = iter(range(10**6))
-        seconds = timings({"sample": lambda: samples[next(epochs), 0]}, options.repeats)["sample"]
-    middle = statistics.median(seconds)
-    found = {"snippets": 4, "fields": 10, "size": [320, 240], "crop": 224, "repeats": len(seconds), "ms": middle * 1e3}
-    between = f"({min(seconds) * 1e3:.0f} to {max(seconds) * 1e3:.0f} ms), {1 / middle:.1f} samples/s, one thread"
-    text = f"a training sample: median {middle * 1e3:.0f} ms of {len(seconds)} {between}"
-    return finish(options, "loader", found, text)
