@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.cli.bench import alone, begin, finish, peak_bytes, seconds_of
-from repro.costs import training_multiply_adds
+from repro.costs import duration, training_multiply_adds
 from repro.data.catalog import OFFICIAL
 from repro.data.clips import Sampling
 from repro.errors import ReproError, nearest
@@ -249,7 +249,7 @@ def _text(found: dict[str, Any]) -> str:
     lines = [f"{found['device']}, preset {found['preset']}, medians of {found['steps']} steps; matrices: {rates}"]
     for one in found.get("networks", ()):
         ours, plain = one["ours"], one["plain"]
-        hours = ", ".join(f"{name} {each['hours']:.1f} h" for name, each in one["whole"].items())
+        hours = ", ".join(f"{name} {duration(3600 * each['hours'])}" for name, each in one["whole"].items())
         lines.append(
             f"{one['paper']:18} {one['network']:22} {ours['clips_per_second']:8.2f} clips/s, "
             f"{ours['images_per_second']:8.1f} images/s, {one['share_of_matrix_rate']:.1%} of the matrices' rate, "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repro.costs import duration
 from repro.errors import ReproError
 
 NOT_MEASURED = "not measured"
@@ -211,7 +212,7 @@ def _train(row: Row | None) -> str:
     columns = ("paper", "network", "clips/s", "images/s", "share of the matrices' rate", "memory, GB", "plain, clips/s",
                "ratio")  # fmt: skip
     sets = {"ucf101": "UCF101", "hmdb51": "HMDB51", "kinetics400": "Kinetics-400"}
-    hour_columns = ("paper", *(f"{title}, h (passes)" for title in sets.values()))
+    hour_columns = ("paper", *(f"{title} (passes)" for title in sets.values()))
     if row is None:
         speed = markdown(columns, [("all", "", *[NOT_MEASURED] * 6)])
         return f"{speed}\n\n{markdown(hour_columns, [('all', *[NOT_MEASURED] * 3)])}\n"
@@ -223,13 +224,13 @@ def _train(row: Row | None) -> str:
                    f"{plain['clips_per_second']:.2f}", f"{one['ratio']:.1f}")  # fmt: skip
         speeds.append((one["paper"], one["network"], *numbers))
         whole = (one["whole"][name] for name in sets)
-        hours.append((one["paper"], *(f"{each['hours']:,.1f} ({each['passes']:,.1f})" for each in whole)))
+        hours.append((one["paper"], *(f"{duration(3600 * each['hours'])} ({each['passes']:,.1f})" for each in whole)))
     rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in found["matrix_rates"].items())
     compiled = ", compiled" if found["compiled"] else ""
     return (
         f"{found['device']}, preset {found['preset']}{compiled}; medians of {found['steps']} steps, by the clock. "
         f"Large products of matrices reach, in 10^12 operations a second: {rates}.\n\n{markdown(columns, speeds)}\n\n"
-        "Hours of the whole recipe, projected from one step: of the network and of what it starts from, by counted "
+        "Time of the whole recipe, projected from one step: of the network and of what it starts from, by counted "
         "operations. In brackets, how often its own training passes over the clips of the set.\n\n"
         f"{markdown(hour_columns, hours)}\n\n{made(row)}\n"
     )
