@@ -102,7 +102,7 @@ CELLS = {
     ),
     "curves": (
         "Preset small, on cpu, by the clock.",
-        "| stil | clips | 2 | 200 | 2.0 | 2.0 | 1.2 |",
+        "| stil | clips | 2 | 200 | 2.0 | 2.0 | 1,200 |",
         "| stil | crop | 96 | 300 | 3.0 | 4.0 | not measured |",
     ),
     "eval": (

@@ -242,7 +242,7 @@ def gigabytes(size: float | None) -> str:
 
 
 def _curves(row: Row | None) -> str:
-    columns = ("network", "what grows", "to", "ms a step", "times", "in proportion", "memory, GB")
+    columns = ("network", "what grows", "to", "ms a step", "times", "in proportion", "memory, MB")
     if row is None:
         return markdown(columns, [("all", "clips, snippets, image size, frames", "", *[NOT_MEASURED] * 4)]) + "\n"
     found = row["found"]
@@ -250,10 +250,10 @@ def _curves(row: Row | None) -> str:
     lines = []
     for point in found["curves"]:
         base = first.setdefault(point["what"], point)
-        grown = point["value"] / base["value"]
+        grown, size = point["value"] / base["value"], point["peak_bytes"]
         numbers = (
             f"{point['seconds'] * 1e3:.0f}", f"{point['seconds'] / base['seconds']:.1f}",
-            f"{grown**2 if point['what'] == 'crop' else grown:.1f}", gigabytes(point["peak_bytes"]),
+            f"{grown**2 if point['what'] == 'crop' else grown:.1f}", NOT_MEASURED if size is None else f"{size / 1e6:,.0f}",
         )  # fmt: skip
         lines.append((point["network"], point["what"], str(point["value"]), *numbers))
     head = f"Preset {found['preset']}, on {found['device']}, by the clock"
