@@ -253,7 +253,8 @@ def _curves(row: Row | None) -> str:
         grown, size = point["value"] / base["value"], point["peak_bytes"]
         numbers = (
             f"{point['seconds'] * 1e3:.0f}", f"{point['seconds'] / base['seconds']:.1f}",
-            f"{grown**2 if point['what'] == 'crop' else grown:.1f}", NOT_MEASURED if size is None else f"{size / 1e6:,.0f}",
+            f"{grown**2 if point['what'] == 'crop' else grown:.1f}",
+            NOT_MEASURED if size is None else f"{size / 1e6:,.0f}",
         )  # fmt: skip
         lines.append((point["network"], point["what"], str(point["value"]), *numbers))
     head = f"Preset {found['preset']}, on {found['device']}, by the clock"
