@@ -216,9 +216,8 @@ def test_pages_show_commands_that_work() -> None:
     """Those of torchrun, with as many processes as they ask for."""
     found = []
     for page in [HERE.parent / "README.md", *(HERE.parent / "book").glob("*.md")]:
-        found += re.findall(
-            r"torchrun --nproc-per-node (\d+) -m repro (train [^#\n]*)", page.read_text(encoding="utf-8")
-        )
+        text = re.sub(r" \\\n +", " ", page.read_text(encoding="utf-8"))  # lines that go on
+        found += re.findall(r"torchrun --nproc-per-node (\d+) -m repro (train [^#\n]*)", text)
     assert len(found) >= 3
     for processes, line in found:
         options = parser().parse_args(shlex.split(line))
