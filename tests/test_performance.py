@@ -60,10 +60,10 @@ FOUND: dict[str, dict[str, Any]] = {
         "networks": [{
             "paper": "stilt", "network": "stil", "share_of_matrix_rate": 0.256, "ratio": 5.04,
             "ours": {"clips_per_second": 100.0, "images_per_second": 800.0, "peak_bytes": 2.04e10},
-            "plain": {"clips_per_second": 19.84},
+            "plain": {"clips_per_second": 19.84, "images_per_second": 158.72},
             "whole": {
                 "ucf101": {"hours": 10.0, "passes": 50.04}, "hmdb51": {"hours": 9.0, "passes": 100.0},
-                "kinetics400": {"hours": 1234.0, "passes": 2.0},
+                "kinetics400": {"hours": 1234.0, "passes": 0.0204},
             },
         }],
     },
@@ -97,13 +97,14 @@ CELLS = {
         "| device | 10.0 | 4.0 | 10.4 | 1.04 |",
     ),
     "train": (
-        "| stilt | stil | 100.00 | 800.0 | 25.6% | 20.4 | 19.84 | 5.0 |",
-        "| stilt | 10.0 h (50.0) | 9.0 h (100.0) | 1234.0 h (2.0) |",
+        "| stilt: stil | 800.0 | 158.7 | 5.0 | 25.6% | 20.4 |",
+        "| stilt: stil | 10.0 h (50.0) | 9.0 h (100.0) | 1234.0 h (0.02) |",
     ),
     "curves": (
         "Preset small, on cpu, by the clock.",
-        "| stil | clips | 2 | 200 | 2.0 | 2.0 | 1,200 |",
-        "| stil | crop | 96 | 300 | 3.0 | 4.0 | not measured |",
+        "| stil | clips | 1 | 100 |  | 1,200 |",
+        "| stil | clips | 2 | 200 | 100.0 | 1,200 |",
+        "| stil | crop | 96 | 300 | 28.9 | not measured |",
     ),
     "eval": (
         "two, preset paper, on cpu with 3 loader processes.",

@@ -209,22 +209,20 @@ def _feeding(found: dict[str, Any] | None) -> str:
 
 
 def _train(row: Row | None) -> str:
-    columns = ("paper", "network", "clips/s", "images/s", "share of the matrices' rate", "memory, GB", "plain, clips/s",
-               "ratio")  # fmt: skip
+    columns = ("network", "images/s", "plain loop", "ratio", "of the matrices' rate", "memory, GB")
     sets = {"ucf101": "UCF101", "hmdb51": "HMDB51", "kinetics400": "Kinetics-400"}
-    hour_columns = ("paper", *(f"{title} (passes)" for title in sets.values()))
+    hour_columns = ("network", *(f"{title} (passes)" for title in sets.values()))
     if row is None:
-        speed = markdown(columns, [("all", "", *[NOT_MEASURED] * 6)])
+        speed = markdown(columns, [("all", *[NOT_MEASURED] * 5)])
         return f"{speed}\n\n{markdown(hour_columns, [('all', *[NOT_MEASURED] * 3)])}\n"
     found, speeds, hours = row["found"], [], []
     for one in found["networks"]:
         ours, plain = one["ours"], one["plain"]
-        numbers = (f"{ours['clips_per_second']:.2f}", f"{ours['images_per_second']:.1f}",
-                   f"{one['share_of_matrix_rate']:.1%}", gigabytes(ours["peak_bytes"]),
-                   f"{plain['clips_per_second']:.2f}", f"{one['ratio']:.1f}")  # fmt: skip
-        speeds.append((one["paper"], one["network"], *numbers))
+        numbers = (f"{ours['images_per_second']:.1f}", f"{plain['images_per_second']:.1f}", f"{one['ratio']:.1f}",
+                   f"{one['share_of_matrix_rate']:.1%}", gigabytes(ours["peak_bytes"]))  # fmt: skip
+        speeds.append((_name(one), *numbers))
         whole = (one["whole"][name] for name in sets)
-        hours.append((one["paper"], *(f"{duration(3600 * each['hours'])} ({each['passes']:,.1f})" for each in whole)))
+        hours.append((_name(one), *(f"{duration(3600 * w['hours'])} ({_passes(w['passes'])})" for w in whole)))
     rates = ", ".join(f"{name} {rate / 1e12:.2f}" for name, rate in found["matrix_rates"].items())
     compiled = ", compiled" if found["compiled"] else ""
     return (
@@ -236,27 +234,34 @@ def _train(row: Row | None) -> str:
     )
 
 
+def _name(one: Mapping[str, Any]) -> str:
+    return f"{one['paper']}: {one['network']}"
+
+
+def _passes(count: float) -> str:
+    return f"{count:,.1f}" if count >= 1 else f"{count:.2g}"
+
+
 def gigabytes(size: float | None) -> str:
     """Of bytes, one decimal."""
     return NOT_MEASURED if size is None else f"{size / 1e9:.1f}"
 
 
 def _curves(row: Row | None) -> str:
-    columns = ("network", "what grows", "to", "ms a step", "times", "in proportion", "memory, MB")
+    columns = ("network", "what grows", "to", "ms a step", "ms for one more", "memory, MB")
     if row is None:
-        return markdown(columns, [("all", "clips, snippets, image size, frames", "", *[NOT_MEASURED] * 4)]) + "\n"
+        return markdown(columns, [("all", "clips, snippets, image size, frames", "", *[NOT_MEASURED] * 3)]) + "\n"
     found = row["found"]
-    first: dict[str, dict[str, Any]] = {}
+    last: dict[str, tuple[float, float]] = {}
     lines = []
     for point in found["curves"]:
-        base = first.setdefault(point["what"], point)
-        grown, size = point["value"] / base["value"], point["peak_bytes"]
-        numbers = (
-            f"{point['seconds'] * 1e3:.0f}", f"{point['seconds'] / base['seconds']:.1f}",
-            f"{grown**2 if point['what'] == 'crop' else grown:.1f}",
-            NOT_MEASURED if size is None else f"{size / 1e6:,.0f}",
-        )  # fmt: skip
-        lines.append((point["network"], point["what"], str(point["value"]), *numbers))
+        what, ms, memory = point["what"], point["seconds"] * 1e3, point["peak_bytes"]
+        amount = point["value"] ** 2 / 1000 if what == "crop" else point["value"]
+        before = last.get(what)
+        more = f"{(ms - before[1]) / (amount - before[0]):.1f}" if before else ""
+        last[what] = amount, ms
+        size = NOT_MEASURED if memory is None else f"{memory / 1e6:,.0f}"
+        lines.append((point["network"], what, str(point["value"]), f"{ms:.0f}", more, size))
     head = f"Preset {found['preset']}, on {found['device']}, by the clock"
     return f"{head}.\n\n{markdown(columns, lines)}\n\n{made(row)}\n"
 
