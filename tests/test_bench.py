@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,19 +302,6 @@ def test_training_steps(capsys: pytest.CaptureFixture[str]) -> None:
         if not experiment.start:
             seconds = experiment.recipe.iterations * experiment.recipe.batch * one["ours"]["seconds_per_clip"]
             assert one["whole"]["hmdb51"]["hours"] == pytest.approx(seconds / 3600)
-
-
-def test_a_recipe_is_as_long_as_all_that_it_takes() -> None:
-    """The teacher comes before the taught network, and once though two start from it."""
-    experiment = PAPERS["cross_enhancement"].experiments("paper", "ucf101", "none")["rgb-taught"]
-    runs = bench_train.with_starts(experiment)
-    assert [run.name for run in runs] == ["flow", "rgb-taught"]
-    assert [run.name for run in bench_train.with_starts(replace(experiment, start=experiment.start * 2))] == [
-        "flow",
-        "rgb-taught",
-    ]
-    stages = bench_train.with_starts(PAPERS["st_resnet"].experiments("paper", "ucf101", "none")["st-resnet"])
-    assert stages[-1].name == "st-resnet" and len(stages) > 2
 
 
 def test_a_row_is_of_all_networks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

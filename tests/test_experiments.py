@@ -383,6 +383,17 @@ def test_what_a_run_starts_from_is_part_of_its_key_and_shares_its_fold(tmp_path)
     assert folded.identity()["start"][0]["fold"] == [1, 2]
 
 
+def test_all_trainings_that_a_run_needs():
+    """Each once, though two start from it, and in an order in which they can be done."""
+    first = replace(EXPERIMENT, name="first")
+    second, third = (replace(EXPERIMENT, name=name, start=(first,)) for name in ("second", "third"))
+    last = replace(EXPERIMENT, name="last", start=(third, second))
+    assert [one.name for one in last.trainings()] == ["first", "third", "second", "last"]
+    fold = replace(last, name="last/fold-1-of-4", fold=(0, 4))
+    assert {one.fold for one in fold.trainings()} == {(0, 4)}
+    assert EXPERIMENT.trainings() == (EXPERIMENT,)
+
+
 def test_runs_side_by_side_do_first_what_others_start_from(root, store, tmp_path):
     lab = make_lab(root, store, tmp_path / "runs")
     third = replace(SECOND, name="third", config={"phase": 3}, start=(SECOND,))

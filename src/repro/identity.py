@@ -68,6 +68,15 @@ class Experiment:
             for e in self.start
         )
 
+    def trainings(self) -> tuple[Experiment, ...]:
+        """All that are needed: what comes first, in order and each once, then itself."""
+        first = (one for start in self.starts() for one in start.trainings())
+        found: list[Experiment] = []
+        for one in (*first, self):
+            if one not in found:
+                found.append(one)
+        return tuple(found)
+
     def scored(self, training: int, testing: int) -> int:
         """How many clips are scored once a network is trained, of so many training and test clips."""
         counts = dict(zip(PARTS, (training, testing), strict=True))

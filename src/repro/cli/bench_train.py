@@ -93,7 +93,7 @@ def of_network(
     whole = {}
     for dataset in BIG:
         clips = next(iter(OFFICIAL[dataset][1].values())).train
-        runs = with_starts(PAPERS[paper].experiments(preset, dataset, "none")[NETWORKS[paper]])
+        runs = PAPERS[paper].experiments(preset, dataset, "none")[NETWORKS[paper]].trainings()
         work = sum(run.recipe.iterations * run.recipe.batch * _operations(run) for run in runs)
         passes = runs[-1].recipe.iterations * runs[-1].recipe.batch / clips
         whole[dataset] = {"hours": work / operations * ours["seconds_per_clip"] / 3600, "passes": passes}
@@ -112,12 +112,6 @@ def of_network(
         "share_of_matrix_rate": operations / ours["seconds_per_clip"] / best,
         "whole": whole,
     }
-
-
-def with_starts(experiment: Experiment) -> list[Experiment]:
-    """The trainings of clips that a run is made of, each once, itself last."""
-    runs = [run for start in experiment.starts() for run in with_starts(start)] + [experiment]
-    return [run for number, run in enumerate(runs) if run not in runs[:number] and not run.images]
 
 
 def _operations(experiment: Experiment) -> float:

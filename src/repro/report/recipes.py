@@ -68,16 +68,9 @@ def hours_on_big_sets(paper: str, network: tuple[str, ...]) -> dict[str, str]:
         known = PAPERS[paper].experiments("paper", dataset, "none")  # the weights decide nothing about the cost
         runs: dict[str, Experiment] = {}
         for name in network:
-            runs |= _with_starts(known[name])
+            runs |= {e.name: e for e in known[name].trainings()}
         out[title] = duration(sum(_seconds(e, classes, (first.train, first.test)) for e in runs.values()))
     return out
-
-
-def _with_starts(experiment: Experiment) -> dict[str, Experiment]:
-    found: dict[str, Experiment] = {}
-    for start in experiment.starts():
-        found |= _with_starts(start)
-    return found | {experiment.name: experiment}
 
 
 def _seconds(e: Experiment, classes: int, clips: tuple[int, int]) -> float:
