@@ -18,14 +18,14 @@ import torch
 from fakes import RECIPE, SAMPLING, save_clip, tiny_net
 from nbformat.v4 import new_code_cell, new_notebook
 
-from repro import setup
+from repro import cli, setup
 from repro.cli import console, main, tools
 from repro.cli import results as cli_results
 from repro.data.catalog import load_dataset
 from repro.errors import ReproError
 from repro.experiments import Experiment
 from repro.flow.store import ClipStore
-from repro.flow.tvl1 import backend_name
+from repro.flow.tvl1 import BACKENDS, backend_name
 from repro.papers import PAPERS, Paper
 from repro.results import rows
 from repro.setup import committed, open_lab, recorded_folder, runs_folder, splits_of, store_folder
@@ -171,6 +171,10 @@ def test_the_module_is_the_command_and_help_needs_no_torch():
     assert (done.returncode, done.stdout.split()[0]) == (0, "repro")
     bad = subprocess.run([sys.executable, "-m", "repro", "dcotor"], capture_output=True, text=True)
     assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
+
+
+def test_all_flow_backends_can_be_asked_for():
+    assert set(cli.BACKENDS) == set(BACKENDS)
 
 
 # ---------------------------------------------------------------- doctor, reported

@@ -16,10 +16,10 @@ from typing import NoReturn
 
 from repro.data.catalog import DATASETS
 from repro.errors import ReproError, nearest
-from repro.flow.tvl1 import BACKENDS
 from repro.processes import LOCAL
 
 PRESETS = ("auto", "smoke", "small", "paper", "live")
+BACKENDS = ("fused", "opencv", "torch")  # those of `repro.flow.tvl1`, whose import takes seconds
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,7 +88,7 @@ def _bench(commands: Commands[Parser]) -> None:
     store.add_argument("--repeats", type=_count, default=15, help="timings of each (default: 15)")
     extract = _add(bench, "extract", "Clips into the store, end to end; hours and disk for whole data sets.")
     extract.add_argument("--frames", type=_count, default=60, help="of each clip (default: 60)")
-    extract.add_argument("--flow-backend", default="fused", choices=list(BACKENDS), help="computes flow (fused)")
+    extract.add_argument("--flow-backend", default="fused", choices=BACKENDS, help="computes flow (fused)")
     loader = _add(bench, "loader", "Training samples of 224x224 px, of invented data.")
     loader.add_argument("--repeats", type=_count, default=5, help="timings (default: 5)")
     loader.add_argument("--workers", type=_workers, default=0, help="also, how fast that many processes feed a network")
@@ -145,7 +145,7 @@ def _data(commands: Commands[Parser]) -> None:
 def _flow_options(command: Parser) -> None:
     command.add_argument("--flow-root", help="take flow that TSN's or denseflow's tools extracted into this folder")
     command.add_argument("--flow-bound", type=_px, help="px at which that flow was clipped: 20 (default, TSN) or 32")
-    command.add_argument("--flow-backend", default="fused", choices=list(BACKENDS), help="computes flow (fused)")
+    command.add_argument("--flow-backend", default="fused", choices=BACKENDS, help="computes flow (fused)")
 
 
 def _train(commands: Commands[Parser]) -> None:
