@@ -139,11 +139,14 @@ def peak_bytes(device: torch.device) -> float | None:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
-    if not status.is_file():
+    if status.is_file():  # where a new process inherits getrusage's from its parent
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) * 1024
+    if sys.platform == "win32":
         return None
-    # Not getrusage's, which a new process inherits from its parent.
-    line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM:"))
-    return float(line.split()[1]) * 1024
+    import resource
+
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -3,7 +3,6 @@ sets."""
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from argparse import Namespace
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from repro.cli.bench import begin, clips_at_hand, clock, finish, videos
+from repro.cli.bench import begin, clips_at_hand, clock, finish, peak_bytes, videos
 from repro.data.catalog import Clip, Dataset
 from repro.data.video import read_frames
 from repro.errors import ReproError
@@ -26,6 +25,7 @@ from repro.flow.tvl1 import SMALLEST, backend_name, pick, tvl1
 from repro.training import device_name
 
 SHORT_SIDE = 256  # px
+CPU = torch.device("cpu")
 
 
 class Whole(NamedTuple):
@@ -51,7 +51,7 @@ def bench_extract(options: Namespace) -> int:
     """
     begin(options)
     backend = options.flow_backend
-    device = pick() if backend == "torch" else torch.device("cpu")
+    device = pick() if backend == "torch" else CPU
     timer = time.perf_counter if device.type == "cuda" else clock
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -59,12 +59,12 @@ def bench_extract(options: Namespace) -> int:
         dataset = Dataset("bench", root, ("all",), tuple(clips), (), "bench")
         # The first call compiles, and is no part of what a long extraction costs.
         tvl1(*np.zeros((2, 1, SMALLEST, SMALLEST), np.uint8), backend=backend)
-        before = _peak_memory()
+        before = peak_bytes(CPU)
         store = ClipStore(root / "store", short_side=SHORT_SIDE, flow_backend=backend_name(backend))
         began, at = timer(), time.perf_counter()
         extract(dataset, store, clips, workers=1, on_error="raise")
         seconds, waited = timer() - began, time.perf_counter() - at
-        peak = _peak_memory()
+        peak = peak_bytes(CPU)
         stored = _stored(store, clips)
         stages = _stages(dataset, clips, root / "again", backend, timer)
     frames = sum(clip["frames"] for clip in stored)
@@ -80,8 +80,8 @@ def bench_extract(options: Namespace) -> int:
         "frames_per_second": frames / seconds,
         "stages": stages,
         "mb_per_1000_frames": size / frames / 1e3,
-        "peak_mb": peak,
-        "peak_before_mb": before,
+        "peak_mb": peak and peak / 1e6,
+        "peak_before_mb": before and before / 1e6,
         "whole": [_projected(whole, seconds / pixels, size / pixels) for whole in WHOLE],
     }
     return finish(options, "extract", found, _text(found))
@@ -146,16 +146,6 @@ def _projected(whole: Whole, seconds_per_pixel: float, bytes_per_pixel: float) -
         "core_hours": pixels * seconds_per_pixel / 3600,
         "gb": pixels * bytes_per_pixel / 1e9,
     }
-
-
-def _peak_memory() -> float | None:
-    """The most memory, MB, that this process has had so far; None where the system does not say."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes elsewhere
 
 
 def _text(found: dict[str, Any]) -> str:
